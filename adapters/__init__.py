@@ -1,0 +1,1 @@
+"""Those who touch the world: potentials, instruments, policies."""

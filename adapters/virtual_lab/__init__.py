@@ -1,0 +1,1 @@
+"""A laboratory simulated from physics."""

@@ -1,0 +1,1 @@
+"""Those who decide: generator, critic, selector, planner, trainer. No instrument, no SQL."""

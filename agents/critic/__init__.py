@@ -1,0 +1,1 @@
+"""Critics: who screens candidates."""

@@ -1,0 +1,1 @@
+"""Selectors: who decides what to make next."""

@@ -1,0 +1,1 @@
+"""Trainers: who decides when and how the generator learns."""

@@ -1,0 +1,1 @@
+"""Prefect only: the flow, its tasks, the server. Nothing imports this folder."""

@@ -1,0 +1,1 @@
+"""Compositions, physical validity, identity of crystals, and the figures made of them."""

@@ -1,0 +1,232 @@
+"""The seams: what generators, potentials, instruments and selectors promise.
+
+Agents and adapters never import each other; they meet here. Optional abilities are protocols of
+their own (`FineTunable`), so that a plugin author implements what the thing can do and no more.
+A plugin class is built as ``Class(settings, workshop)``: `settings` is the mapping that stands
+beside its name in the campaign file, `workshop` (see `Workshop`) holds what the campaign shares.
+A plugin class has a ``Settings`` attribute, a pydantic model that checks the mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matterloop.loop.calculation import (
+        CalculationFailure,
+        PotentialIdentity,
+        Relaxation,
+        RelaxOptions,
+        SinglePoint,
+    )
+    from matterloop.loop.candidate import Candidate, Conditions, ModelRef, Verdict
+    from matterloop.loop.experiment import (
+        CharacterizationRequest,
+        CharacterizationResult,
+        Handle,
+        InstrumentCard,
+        Progress,
+        Recipe,
+        SynthesisRequest,
+        SynthesisResult,
+    )
+    from matterloop.loop.hull import ReferenceHull
+    from matterloop.loop.selection import Observation, PoolItem, Selection
+    from matterloop.loop.spec import CampaignSpec, Constraint, Objective
+    from pymatgen.core import Structure
+
+
+class Workshop(Protocol):
+    """What every plugin of one campaign shares.
+
+    Attributes
+    ----------
+    folder
+        Writable folder of the campaign; an instrument keeps its own records in a subfolder.
+    potential
+        The campaign's interatomic potential.
+    hull
+        Reference hull that belongs to this potential.
+    workers
+        Processes that may run at once.
+    """
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def potential(self) -> Potential: ...
+    @property
+    def hull(self) -> ReferenceHull: ...
+    @property
+    def workers(self) -> int: ...
+
+
+class Generator(Protocol):
+    """Proposes crystals."""
+
+    def describe(self) -> ModelRef:
+        """Name the model and everything that determines its output."""
+        ...
+
+    def sample(
+        self, n: int, conditions: Conditions, *, guidance_scale: float, seed: int
+    ) -> list[Candidate]:
+        """Return at most `n` crystals inside ``conditions.search_space``, the same for the same seed.
+
+        Fewer than `n` come back only when the search space holds no more.
+        """
+        ...
+
+
+@runtime_checkable
+class FineTunable(Protocol):
+    """A generator that learns from a campaign."""
+
+    def fine_tune(self, dataset: Sequence[Observation], *, seed: int, folder: Path) -> ModelRef:
+        """Train a challenger on what was measured, write its weights under `folder`."""
+        ...
+
+
+class Potential(Protocol):
+    """An interatomic potential. Results come in the order of the input, one per crystal."""
+
+    @property
+    def identity(self) -> PotentialIdentity: ...
+
+    def single_points(
+        self, structures: Sequence[Structure]
+    ) -> list[SinglePoint | CalculationFailure]:
+        """Energy, forces, stress and embedding of every crystal."""
+        ...
+
+    def relax(
+        self, structures: Sequence[Structure], options: RelaxOptions
+    ) -> Iterator[tuple[int, Relaxation | CalculationFailure]]:
+        """Relax every crystal; yield (index, result) as they come, in any order."""
+        ...
+
+    def close(self) -> None:
+        """Stop worker processes."""
+        ...
+
+
+class Critic(Protocol):
+    """Screens candidates before anything is spent on them."""
+
+    def judge(
+        self, candidates: Sequence[Structure], known: Sequence[Structure]
+    ) -> list[list[Verdict]]:
+        """Return the verdicts on every candidate, in order; `known` are earlier candidates."""
+        ...
+
+
+class Selector(Protocol):
+    """Decides what to make next."""
+
+    def select(
+        self,
+        pool: Sequence[PoolItem],
+        observations: Sequence[Observation],
+        *,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
+        batch_size: int,
+        seed: int,
+    ) -> Selection:
+        """Choose at most `batch_size` of `pool`; deterministic by seed and order of the input."""
+        ...
+
+
+class Planner(Protocol):
+    """Turns a candidate into a recipe."""
+
+    def plan(self, structure: Structure, spec: CampaignSpec) -> Recipe:
+        """Return a recipe within the campaign's conditions."""
+        ...
+
+
+class Trainer(Protocol):
+    """Decides after each cycle whether and how the generator learns."""
+
+    def due(self, spec: CampaignSpec, cycle: int, new_measurements: int) -> bool:
+        """Whether a fine-tuning belongs after this cycle."""
+        ...
+
+    def train(
+        self, generator: Generator, dataset: Sequence[Observation], *, seed: int, folder: Path
+    ) -> ModelRef | None:
+        """Return a challenger, or None where the generator has nothing that can be trained."""
+        ...
+
+
+class Policy(Protocol):
+    """Reviews a batch in place of a person, or holds it until a person did."""
+
+    def review(self, choice: dict[str, Any]) -> tuple[str, str] | None:
+        """Return (``approved`` or ``vetoed``, reason), or None to wait for a person."""
+        ...
+
+
+class Instrument(Protocol):
+    """What synthesizers and characterizers have in common: the life of a job.
+
+    Only the transaction that entered the job as ``submitting`` may call `submit`. `submit` need not
+    be idempotent; `find` is how a restarted runner learns what became of a key.
+    """
+
+    def describe(self) -> InstrumentCard:
+        """Capabilities, limits, cost, units."""
+        ...
+
+    def find(self, key: str) -> Handle | None:
+        """Return the handle of a submitted key, or None if it is surely absent.
+
+        Raises
+        ------
+        CannotTellError
+            If the instrument cannot know.
+        """
+        ...
+
+    def poll(self, handle: Handle) -> Progress:
+        """Look at a job without waiting."""
+        ...
+
+    def cancel(self, handle: Handle) -> None:
+        """Stop a job; no error if it is over."""
+        ...
+
+
+class Synthesizer(Instrument, Protocol):
+    """An instrument that makes samples."""
+
+    def validate(self, request: SynthesisRequest) -> list[str]:
+        """Return what speaks against the request, empty if nothing does."""
+        ...
+
+    def submit(self, key: str, request: SynthesisRequest) -> Handle:
+        """Hand in a job and return without waiting for it."""
+        ...
+
+    def collect(self, handle: Handle) -> SynthesisResult:
+        """Return the result of a finished job; raise a `JobFailureError` subclass if it failed."""
+        ...
+
+
+class Characterizer(Instrument, Protocol):
+    """An instrument that measures samples."""
+
+    def validate(self, request: CharacterizationRequest) -> list[str]:
+        """Return what speaks against the request, empty if nothing does."""
+        ...
+
+    def submit(self, key: str, request: CharacterizationRequest) -> Handle:
+        """Hand in a job and return without waiting for it."""
+        ...
+
+    def collect(self, handle: Handle) -> CharacterizationResult:
+        """Return the result of a finished job; raise a `JobFailureError` subclass if it failed."""
+        ...

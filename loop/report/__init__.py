@@ -1,0 +1,1 @@
+"""Writing the report of a campaign."""
