@@ -62,7 +62,7 @@ class RelaxOptions:
     Attributes
     ----------
     fmax_eV_per_A
-        Convergence criterion on forces, and on the stress times the cell as ASE's filters define it.
+        Convergence criterion on forces, and on the cell's gradient as ASE's filters define it.
     max_steps
         Optimiser steps at the most, the fallback's included.
     relax_cell

@@ -55,7 +55,7 @@ class UsageError(MatterloopError):
 
 
 class SpecError(MatterloopError):
-    """A campaign file is wrong. Lists every problem, one line each: field, value, what is allowed."""
+    """A campaign file is wrong; one line per problem: field, value, what is allowed."""
 
     exit_code = 2
 
@@ -142,7 +142,7 @@ class FailureKind(StrEnum):
 
 
 class JobFailureError(MatterloopError):
-    """Base of the failures that an instrument may raise; an adapter raises one of the subclasses."""
+    """Base of the failures that an instrument may raise; adapters raise its subclasses."""
 
     kind: FailureKind
 

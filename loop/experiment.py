@@ -176,7 +176,7 @@ class Handle(_Value):
 
 
 class Progress(_Value):
-    """Answer to ``poll``: `finished` means that ``collect`` will return or raise a typed failure."""
+    """Answer to ``poll``: `finished` means that ``collect`` returns or raises a typed failure."""
 
     finished: bool
     message: str = ""

@@ -11,7 +11,7 @@ from uuid6 import uuid7
 
 
 def new_id() -> str:
-    """Return a new primary key: a UUIDv7, unique across machines and sortable by time (RFC 9562)."""
+    """Return a new primary key: a UUIDv7 (RFC 9562), unique across machines and sortable."""
     return str(uuid7())
 
 

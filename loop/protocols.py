@@ -55,13 +55,24 @@ class Workshop(Protocol):
     """
 
     @property
-    def folder(self) -> Path: ...
+    def folder(self) -> Path:
+        """See the class."""
+        ...
+
     @property
-    def potential(self) -> Potential: ...
+    def potential(self) -> Potential:
+        """See the class."""
+        ...
+
     @property
-    def hull(self) -> ReferenceHull: ...
+    def hull(self) -> ReferenceHull:
+        """See the class."""
+        ...
+
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """See the class."""
+        ...
 
 
 class Generator(Protocol):
@@ -74,7 +85,7 @@ class Generator(Protocol):
     def sample(
         self, n: int, conditions: Conditions, *, guidance_scale: float, seed: int
     ) -> list[Candidate]:
-        """Return at most `n` crystals inside ``conditions.search_space``, the same for the same seed.
+        """Return at most `n` crystals inside ``conditions.search_space``; deterministic by seed.
 
         Fewer than `n` come back only when the search space holds no more.
         """
@@ -94,7 +105,9 @@ class Potential(Protocol):
     """An interatomic potential. Results come in the order of the input, one per crystal."""
 
     @property
-    def identity(self) -> PotentialIdentity: ...
+    def identity(self) -> PotentialIdentity:
+        """See the class."""
+        ...
 
     def single_points(
         self, structures: Sequence[Structure]

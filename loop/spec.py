@@ -339,7 +339,7 @@ class CampaignSpec(_Frozen):
         return tuple(dict.fromkeys(named))
 
     def changed_fields(self, other: CampaignSpec) -> dict[str, Literal["budget", "fixed"]]:
-        """Name the fields in which `other` differs; only ``budget`` may change in a running campaign."""
+        """Name the fields in which `other` differs; only ``budget`` may change once begun."""
         return {
             name: "budget" if name == "budget" else "fixed"
             for name in type(self).model_fields

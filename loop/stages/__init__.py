@@ -1,1 +1,1 @@
-""""""
+"""The stages of a cycle."""
