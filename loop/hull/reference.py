@@ -4,8 +4,8 @@ Energies of different potentials, weights or correction schemes never meet: a hu
 identity of its potential, and every query states the identity of the energy that it brings.
 
 When is a hull *thin*? The hull is an upper bound made of the phases that somebody computed; where
-few were computed the distance comes out too small. A query is flagged in two cases, unless the hull at
-exactly that composition is a reference phase.
+few were computed the distance comes out too small. A query is flagged in two cases, unless the
+hull at exactly that composition is a reference phase.
 
 1. *Few phases of that chemical system.* Fewer than n - 1 distinct compositions that hold all n
    elements lie within `NEAR_HULL_EV_PER_ATOM` of the hull. A system of n elements has n - 1 free
