@@ -300,5 +300,5 @@ def _composition_gap(fractions: Mapping[str, float], entry: ReferenceEntry) -> f
     total = sum(entry.counts.values())
     return 0.5 * sum(
         abs(fractions.get(element, 0.0) - entry.counts.get(element, 0) / total)
-        for element in {*fractions, *entry.counts}
+        for element in sorted({*fractions, *entry.counts})  # a set's order changes the last bit
     )

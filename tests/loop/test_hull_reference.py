@@ -1,6 +1,7 @@
 """Distances from a reference hull, and its files."""
 
 import gzip
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -57,7 +58,7 @@ def test_a_crystal_below_the_hull_has_a_negative_distance():
 def test_energies_of_another_potential_are_refused():
     with pytest.raises(UsageError, match=r"corrections none.*MP2020"):
         small_hull().distance({"Li": 1}, -1.9, identity=OTHER)
-    with pytest.raises(UsageError, match="another|brought"):
+    with pytest.raises(UsageError, match="was brought to a hull"):
         small_hull().with_entries([entry("LiS")], identity=OTHER)
 
 
@@ -111,7 +112,7 @@ def test_a_gap_between_compositions_is_flagged_as_thin():
 
 def test_phases_far_above_the_hull_do_not_count_as_knowledge():
     high = [entry("LiPS", 0.5), entry("Li2PS", 0.5)]
-    low = [entry("LiPS", -0.64), entry("Li2PS", -0.72)]
+    low = [entry("LiPS", -0.85), entry("Li2PS", -0.95)]
     counts = {"Li": 3, "P": 2, "S": 3}
     assert small_hull(*high).distance(counts, -4.0, identity=ID).thin
     assert not small_hull(*low).distance(counts, -4.0, identity=ID).thin
@@ -181,8 +182,6 @@ def test_a_wrong_row_is_named_by_line(tmp_path):
     text = gzip.decompress(path.read_bytes()).replace(b",mp-Li,relaxed", b",mp-Li,guessed")
     path.write_bytes(gzip.compress(text))
     card = json.loads((tmp_path / "hull.json").read_text())
-    import hashlib
-
     card["csv_sha256"] = hashlib.sha256(text).hexdigest()
     (tmp_path / "hull.json").write_text(json.dumps(card))
     with pytest.raises(UsageError, match=r"line \d+.*'guessed'.*single-point"):
@@ -269,16 +268,7 @@ def test_order_of_entries_and_elements_and_multiples_do_not_matter(drawn, number
     counts = named(numbers)
     multiple = {e: n * factor for e, n in reversed(counts.items())}
     assert again.sha256 == hull.sha256
-    first, second = (
-        hull.distance(counts, -4.0, identity=ID),
-        again.distance(multiple, -4.0, identity=ID),
-    )
-    assert first.energy_above_hull_eV_per_atom == pytest.approx(
-        second.energy_above_hull_eV_per_atom, abs=1e-9
-    )
-    assert first.decomposition[0][0] == second.decomposition[0][0] or len(
-        first.decomposition
-    ) == len(second.decomposition)
+    assert again.distance(multiple, -4.0, identity=ID) == hull.distance(counts, -4.0, identity=ID)
 
 
 @settings(max_examples=25, deadline=None)
