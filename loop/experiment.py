@@ -120,6 +120,9 @@ class CharacterizationRequest(_Value):
     phases: tuple[Phase, ...]
     properties: tuple[str, ...]
     seed: int = Field(ge=0)
+    intended: dict[str, Any] | None = None
+    """The crystal that the sample should be, pymatgen ``Structure.as_dict()``; a phase match needs
+    it. Without it the sample's main phase stands in."""
 
 
 class Measurement(_Value):
