@@ -35,7 +35,7 @@ from matterloop.loop.errors import PotentialError
 Result = SinglePoint | Relaxation | CalculationFailure
 
 START_LIMIT_S = 300.0
-"""A worker imports torch and loads the model in 4 s; on a machine under load it may take minutes."""
+"""A worker imports torch and loads the model in 4 s; under load it may take minutes."""
 MAX_FAILED_STARTS = 3
 """So many workers in a row that die before they are ready: something is wrong with the machine."""
 ATTEMPTS = 2
