@@ -332,6 +332,9 @@ class JobRow(Base):
     failure_kind: Mapped[str | None] = mapped_column(String(24))
     failure_message: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
+    """Attempts that failed transiently; the limit and the backoff count these."""
+    submission: Mapped[int] = mapped_column(default=0)
+    """Attempts that are over beyond doubt; the key given to the instrument depends on it."""
     not_before: Mapped[datetime | None]
     """Earliest time of the next attempt after a transient failure."""
     seed: Mapped[int] = mapped_column(BigInteger)
