@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from matterloop.adapters.potentials.chgnet import ChgnetPotential
@@ -23,8 +24,8 @@ def crystal(a: float) -> Structure:
 def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -77,7 +78,7 @@ def deadly(how: str) -> object:
 
 
 def deadly_pool(monkeypatch, how: str, time_limit_s: float = 60.0, workers: int = 1) -> WorkerPool:
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     recipe = EngineRecipe(factory=f"{__name__}:deadly", arguments={"how": how})
     return WorkerPool(recipe, workers, time_limit_s)
 
