@@ -212,7 +212,8 @@ def _ionic(
     offered = [ion for element in elements for ion in table.ions(element)]
     choices, scores = [], []
     for site in range(k if k > 1 and len(offered) else 0):
-        log_p = np.array([table.log_conditional(ion, fixed and fixed[site]) for ion in offered])
+        known = fixed[site] if fixed else None
+        log_p = np.array([table.log_conditional(ion, known) for ion in offered])
         best = _most_probable(log_p, k, max_combinations)
         choices.append(tuple(offered[i] for i in best))
         scores.append(log_p[best])

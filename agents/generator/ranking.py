@@ -12,8 +12,8 @@ with one factor per site class and :math:`\lambda = -5` for a pair that was neve
 the paper.
 
 Metals: where no charge-neutral assignment exists, the same product is formed with a kernel on
-Mendeleev numbers, which order the elements by chemical similarity (Pettifor, Solid State Commun. 51,
-31 (1984); numbers as in pymatgen):
+Mendeleev numbers, which order the elements by chemical similarity (Pettifor, Solid State Commun.
+51, 31 (1984); numbers as in pymatgen):
 :math:`p(s | t) \propto \exp(-|M_s - M_t| / \tau)`, normalised over all elements. The exponential
 form and :math:`\tau` are a choice of this project, not of the paper.
 """

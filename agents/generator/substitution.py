@@ -1,4 +1,4 @@
-"""Generator of the time before diffusion: known crystal structures with other elements on the sites.
+"""Generator of the time before diffusion: other elements on the sites of known crystals.
 
 It is the baseline that a learned generator has to beat, and it needs neither weights nor training.
 """
@@ -9,7 +9,12 @@ from collections import OrderedDict
 from importlib.metadata import version
 
 import numpy as np
-from matterloop.agents.generator.cell_volume import VolumeError, scale_to_predicted_volume
+from matterloop.agents.generator.cell_volume import (
+    DLS_LIMITS,
+    ELEMENT_VOLUME_A3,
+    VolumeError,
+    scale_to_predicted_volume,
+)
 from matterloop.agents.generator.decorations import (
     Decoration,
     Decorations,
@@ -86,7 +91,8 @@ class SubstitutionGenerator:
     def describe(self) -> ModelRef:
         """Name the generator; the hash covers the templates and the table of substitutions."""
         config = self._settings.model_dump(mode="json", exclude={"templates"})
-        tables = [library_sha256(self._templates), self._table.sha256]
+        volumes = content_hash([dict(ELEMENT_VOLUME_A3), list(DLS_LIMITS)])
+        tables = [library_sha256(self._templates), self._table.sha256, volumes]
         return ModelRef(
             kind="generator",
             name="substitution",
@@ -97,6 +103,7 @@ class SubstitutionGenerator:
                 "n_templates": len(self._templates),
                 "templates_sha256": tables[0],
                 "substitution_table_sha256": tables[1],
+                "element_volumes_sha256": volumes,
                 "pymatgen": version("pymatgen"),
             },
         )

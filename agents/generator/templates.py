@@ -54,7 +54,7 @@ class Template:
         return sum(self.counts)
 
     def decorate(self, elements: tuple[str, ...]) -> Structure:
-        """Fill the site classes with `elements` (aligned with ``self.elements``); cell unchanged."""
+        """Fill the site classes with `elements`, aligned with ``self.elements``; same cell."""
         new = dict(zip(self.elements, elements, strict=True))
         species = [new[site.specie.symbol] for site in self.structure]
         return Structure(self.structure.lattice, species, self.structure.frac_coords)
