@@ -3,8 +3,10 @@
 Imports SQLAlchemy and Alembic; no pymatgen, no torch.
 """
 
+from matterloop.loop.ledger.drive import DriveReport, DriverOptions
+from matterloop.loop.ledger.driver import JobDriver, Store
 from matterloop.loop.ledger.engine import open_engine, reading, writing
-from matterloop.loop.ledger.jobs import plan_job, submission_key
+from matterloop.loop.ledger.jobs import abort, plan_job, resolve, submission_key
 from matterloop.loop.ledger.models import (
     Base,
     Campaign,
@@ -31,15 +33,20 @@ __all__ = [
     "CandidateRow",
     "Cycle",
     "DecisionRow",
+    "DriveReport",
+    "DriverOptions",
     "EventRow",
+    "JobDriver",
     "JobRow",
     "MeasurementRow",
     "ModelVersion",
     "RecipeRow",
     "ReviewRow",
     "SampleRow",
+    "Store",
     "StructureRow",
     "VerdictRow",
+    "abort",
     "current",
     "downgrade",
     "get_structure",
@@ -48,6 +55,7 @@ __all__ = [
     "put_structure",
     "reading",
     "require_current",
+    "resolve",
     "submission_key",
     "upgrade",
     "utc_now",

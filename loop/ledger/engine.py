@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from matterloop.loop.errors import LedgerError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session
+
+from matterloop.loop.errors import LedgerError
 
 BUSY_TIMEOUT_S = 30.0
 """How long a SQLite transaction waits for another process's write lock."""

@@ -23,6 +23,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NoReturn
 
+from sqlalchemy import Engine, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
 from matterloop.loop.errors import ConflictError, FailureKind, LedgerError
 from matterloop.loop.experiment import (
     CharacterizationRequest,
@@ -35,9 +39,6 @@ from matterloop.loop.experiment import (
 from matterloop.loop.identifiers import content_hash, job_key
 from matterloop.loop.ledger.engine import writing
 from matterloop.loop.ledger.models import Cycle, EventRow, JobRow, utc_now
-from sqlalchemy import Engine, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
 
 Request = SynthesisRequest | CharacterizationRequest
 Result = SynthesisResult | CharacterizationResult
@@ -48,7 +49,14 @@ SETTLED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED})
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.PLANNED: frozenset({JobState.SUBMITTING, JobState.FAILED, JobState.ABORTED}),
     JobState.SUBMITTING: frozenset(
-        {JobState.SUBMITTING, JobState.RUNNING, JobState.PLANNED, JobState.FAILED, JobState.UNKNOWN}
+        {
+            JobState.SUBMITTING,
+            JobState.RUNNING,
+            JobState.PLANNED,
+            JobState.FAILED,
+            JobState.ABORTED,
+            JobState.UNKNOWN,
+        }
     ),
     JobState.RUNNING: frozenset(
         {JobState.SUCCEEDED, JobState.FAILED, JobState.PLANNED, JobState.ABORTED}
@@ -59,6 +67,10 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.ABORTED: frozenset(),
 }
 """Every transition that exists; the functions below make exactly these."""
+
+
+class JobMovedError(ConflictError):
+    """A job is no longer as its caller saw it, or there is no such transition."""
 
 
 def plan_job(
@@ -124,119 +136,70 @@ def submission_key(job: JobRow) -> str:
 def claim(engine: Engine, job_id: str, owner: str, now: datetime) -> bool:
     """Take a planned job whose time has come; commit. Only if True, the caller may submit it."""
     with writing(engine) as session:
-        return _move(
-            session,
-            job_id,
-            JobState.PLANNED,
-            JobState.SUBMITTING,
-            owner,
-            now,
-            or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
-            owner=owner,
-            owned_at=now,
-        )
+        job = session.get(JobRow, job_id)
+        if job is None or job.state != JobState.PLANNED:
+            return False
+        due = or_(JobRow.not_before.is_(None), JobRow.not_before <= now)
+        return _move(session, job, JobState.SUBMITTING, owner, now, due, owner=owner, owned_at=now)
 
 
-def take_over(
-    engine: Engine,
-    job_id: str,
-    owner: str,
-    now: datetime,
-    *,
-    former_owner: str | None,
-    former_owned_at: datetime | None,
-) -> bool:
+def take_over(engine: Engine, job: JobRow, owner: str, now: datetime) -> bool:
     """Take a job in ``submitting`` from an owner that is gone; commit. One caller gets True.
 
     To be called only after the former owner's right had lapsed and, after that, the instrument
-    said "surely absent".
+    said "surely absent". `job` is the row as it was seen before both.
     """
     with writing(engine) as session:
         return _move(
             session,
-            job_id,
-            JobState.SUBMITTING,
+            job,
             JobState.SUBMITTING,
             owner,
             now,
-            JobRow.owner.is_not_distinct_from(former_owner),
-            JobRow.owned_at.is_not_distinct_from(former_owned_at),
-            detail={"taken_from": former_owner},
+            detail={"taken_from": job.owner},
             owner=owner,
             owned_at=now,
         )
 
 
-def disown(engine: Engine, job_id: str, owner: str, now: datetime) -> bool:
+def disown(engine: Engine, job: JobRow, actor: str, now: datetime) -> bool:
     """Give back the right to submit, e.g. when interrupted; the next runner asks the instrument."""
     with writing(engine) as session:
         return _move(
-            session,
-            job_id,
-            JobState.SUBMITTING,
-            JobState.SUBMITTING,
-            owner,
-            now,
-            JobRow.owner == owner,
-            detail={"disowned": True},
-            owner=None,
+            session, job, JobState.SUBMITTING, actor, now, detail={"disowned": True}, owner=None
         )
 
 
-def submitted(session: Session, job_id: str, handle: Handle, actor: str, now: datetime) -> None:
+def submitted(session: Session, job: JobRow, handle: Handle, actor: str, now: datetime) -> None:
     """Enter the handle of a job that the instrument has: ``submitting`` -> ``running``.
-
-    Raises
-    ------
-    ConflictError
-        Here and below: if the job is not in the state that the transition starts from.
-    """
-    _must(
-        session,
-        job_id,
-        JobState.SUBMITTING,
-        JobState.RUNNING,
-        actor,
-        now,
-        handle=handle.model_dump(mode="json"),
-    )
-
-
-def finish(session: Session, job_id: str, result: Result, actor: str, now: datetime) -> None:
-    """Enter a result: ``running`` -> ``succeeded``. What follows from it goes in `session` too."""
-    _must(
-        session,
-        job_id,
-        JobState.RUNNING,
-        JobState.SUCCEEDED,
-        actor,
-        now,
-        result=result.model_dump(mode="json"),
-    )
-
-
-def fail(
-    session: Session,
-    job_id: str,
-    before: JobState,
-    kind: FailureKind,
-    message: str,
-    actor: str,
-    now: datetime,
-) -> None:
-    """End a job without a result: ``aborted`` for that kind, ``failed`` for the others.
 
     Parameters
     ----------
-    before
-        State that the caller acted upon: ``planned``, ``submitting`` or ``running``.
+    job
+        Here and below: the row as the caller saw it when it decided; the transition happens only
+        if state, owner and submission are still the same.
+
+    Raises
+    ------
+    JobMovedError
+        Here and below: if they are not, or if there is no such transition.
     """
-    after = JobState.ABORTED if kind is FailureKind.ABORTED else JobState.FAILED
+    _must(session, job, JobState.RUNNING, actor, now, handle=handle.model_dump(mode="json"))
+
+
+def finish(session: Session, job: JobRow, result: Result, actor: str, now: datetime) -> None:
+    """Enter a result: ``running`` -> ``succeeded``. What follows from it goes in `session` too."""
+    _must(session, job, JobState.SUCCEEDED, actor, now, result=result.model_dump(mode="json"))
+
+
+def fail(
+    session: Session, job: JobRow, kind: FailureKind, message: str, actor: str, now: datetime
+) -> None:
+    """End a job without a result: ``aborted`` for that kind, ``failed`` for the others."""
     _must(
         session,
-        job_id,
-        before,
-        after,
+        job,
+        JobState.ABORTED if kind is FailureKind.ABORTED else JobState.FAILED,
         actor,
         now,
         detail={"kind": kind.value, "message": message},
@@ -259,16 +222,13 @@ def put_back(
     From ``running`` the handle has ended, so the next attempt gets a new submission key. From
     ``submitting`` the instrument has just said "surely absent", and the key stays.
     """
-    before = JobState(job.state)
-    ended = before is JobState.RUNNING
+    ended = job.state == JobState.RUNNING
     _must(
         session,
-        job.id,
-        before,
+        job,
         JobState.PLANNED,
         actor,
         now,
-        JobRow.submission == job.submission,
         detail={"kind": FailureKind.TRANSIENT.value, "message": message},
         handle=None,
         owner=None,
@@ -281,12 +241,11 @@ def put_back(
     )
 
 
-def mark_unknown(session: Session, job_id: str, message: str, actor: str, now: datetime) -> None:
+def mark_unknown(session: Session, job: JobRow, message: str, actor: str, now: datetime) -> None:
     """Leave to a person a job of which nobody can tell whether it was submitted."""
     _must(
         session,
-        job_id,
-        JobState.SUBMITTING,
+        job,
         JobState.UNKNOWN,
         actor,
         now,
@@ -312,62 +271,56 @@ def resolve(
         Of the job at the instrument; None if the person vouches that it never arrived, in which
         case it is planned again under a new submission key.
     """
-    values: dict[str, Any] = (
-        {"owner": None, "owned_at": None, "submission": job.submission + 1, "not_before": None}
-        if handle is None
-        else {"handle": handle.model_dump(mode="json")}
-    )
-    after = JobState.PLANNED if handle is None else JobState.RUNNING
-    _must(session, job.id, JobState.UNKNOWN, after, actor, now, detail={"reason": reason}, **values)
+    if job.state != JobState.UNKNOWN:
+        _refuse(job.id, job.state, JobState.RUNNING if handle else JobState.PLANNED)
+    detail = {"reason": reason}
+    if handle is not None:
+        values = {"handle": handle.model_dump(mode="json"), "failure_message": None}
+        _must(session, job, JobState.RUNNING, actor, now, detail=detail, **values)
+    else:
+        _must(
+            session,
+            job,
+            JobState.PLANNED,
+            actor,
+            now,
+            detail=detail,
+            owner=None,
+            owned_at=None,
+            not_before=None,
+            submission=job.submission + 1,
+            failure_message=None,
+        )
 
 
 def abort(session: Session, job: JobRow, reason: str, actor: str, now: datetime) -> None:
-    """Stop a job by a person's will, unless it is being submitted at this moment or is settled."""
-    before = JobState(job.state)
-    if before not in (JobState.PLANNED, JobState.RUNNING, JobState.UNKNOWN):
+    """Stop a job by a person's will, unless it is being submitted at this moment or is settled.
+
+    A driver that follows the job cancels it at the instrument.
+    """
+    if job.state == JobState.SUBMITTING:
         _refuse(job.id, job.state, JobState.ABORTED)
-    _must(
-        session,
-        job.id,
-        before,
-        JobState.ABORTED,
-        actor,
-        now,
-        detail={"kind": FailureKind.ABORTED.value, "message": reason},
-        failure_kind=FailureKind.ABORTED.value,
-        failure_message=reason,
-    )
+    fail(session, job, FailureKind.ABORTED, reason, actor, now)
 
 
 def _must(
     session: Session,
-    job_id: str,
-    before: JobState,
+    job: JobRow,
     after: JobState,
     actor: str,
     now: datetime,
-    *guards: Any,
+    *,
     detail: dict[str, Any] | None = None,
     **values: Any,
 ) -> None:
-    if not _move(session, job_id, before, after, actor, now, *guards, detail=detail, **values):
-        found = session.scalar(select(JobRow.state).where(JobRow.id == job_id))
-        _refuse(job_id, found, after)
-
-
-def _refuse(job_id: str, found: str | None, after: JobState) -> NoReturn:
-    before = " or ".join(s.value for s, targets in TRANSITIONS.items() if after in targets)
-    raise ConflictError(
-        f"Job {job_id} cannot become {after.value}: it is {found or 'not in the ledger'}.",
-        f"a job that is {before}",
-        "look at its history in job_timeline; another runner or a person may have been faster",
-    )
+    if not _move(session, job, after, actor, now, detail=detail, **values):
+        found = session.scalar(select(JobRow.state).where(JobRow.id == job.id))
+        _refuse(job.id, found, after)
 
 
 def _move(
     session: Session,
-    job_id: str,
-    before: JobState,
+    job: JobRow,
     after: JobState,
     actor: str,
     now: datetime,
@@ -375,22 +328,39 @@ def _move(
     detail: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Make one guarded transition and stamp it; False if the guard did not hold."""
+    """Make one guarded transition and stamp it; False if the row is no longer as it was seen."""
+    before = JobState(job.state)
     if after not in TRANSITIONS[before]:
-        _refuse(job_id, before.value, after)
+        _refuse(job.id, before.value, after)
     hit = session.execute(
         update(JobRow)
-        .where(JobRow.id == job_id, JobRow.state == before.value, *guards)
+        .where(
+            JobRow.id == job.id,
+            JobRow.state == before.value,
+            JobRow.submission == job.submission,
+            JobRow.owner.is_not_distinct_from(job.owner),
+            JobRow.owned_at.is_not_distinct_from(job.owned_at),
+            *guards,
+        )
         .values(state=after.value, updated_at=now, **values)
         .returning(JobRow.id)
         .execution_options(synchronize_session=False)
     ).scalar_one_or_none()
     if hit is None:
         return False
-    job = session.get(JobRow, job_id, populate_existing=True)
-    assert job is not None
-    _stamp(session, job, before, after, actor, now, detail or {})
+    moved = session.get(JobRow, job.id, populate_existing=True)
+    assert moved is not None
+    _stamp(session, moved, before, after, actor, now, detail or {})
     return True
+
+
+def _refuse(job_id: str, found: str | None, after: JobState) -> NoReturn:
+    before = " or ".join(s.value for s, targets in TRANSITIONS.items() if after in targets)
+    raise JobMovedError(
+        f"Job {job_id} cannot become {after.value}: it is {found or 'not in the ledger'}.",
+        f"a job that is {before}",
+        "look at its history in job_timeline; another runner or a person may have been faster",
+    )
 
 
 def _stamp(

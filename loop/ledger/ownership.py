@@ -24,13 +24,17 @@ import os
 import platform
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from matterloop.loop.identifiers import content_hash, new_id
+
+_AT_WORK: set[str] = set()
+"""Nonces of the runners at work in this process."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,19 @@ class Owner:
     def __str__(self) -> str:
         return "/".join((self.host, self.machine, str(self.pid), self.started, self.nonce))
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Be alive while this lasts; afterwards this runner submits no more, if the process does.
+
+        The process table knows processes only; this is its counterpart for the runners within one,
+        so that a runner that was interrupted does not block its successor in the same process.
+        """
+        _AT_WORK.add(self.nonce)
+        try:
+            yield
+        finally:
+            _AT_WORK.discard(self.nonce)
+
     @property
     def is_here(self) -> bool:
         """Whether the owner lives where this process can look it up."""
@@ -78,7 +95,9 @@ class Owner:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process still runs; only meaningful where `is_here`."""
+        """Whether the runner still works; only meaningful where `is_here`."""
+        if self.pid == os.getpid():
+            return self.nonce in _AT_WORK
         return _start_time(self.pid) == self.started
 
 

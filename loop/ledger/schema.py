@@ -16,9 +16,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, inspect, text
+
 from matterloop.loop.errors import LedgerError
 from matterloop.loop.ledger.models import Base
-from sqlalchemy import Connection, Engine, inspect, text
 
 _LOCK = 0x6D61_7474_6572  # "matter": key of the advisory lock on PostgreSQL
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
 from matterloop.loop.errors import LedgerError
 from matterloop.loop.identifiers import content_hash
 from matterloop.loop.ledger.models import StructureRow
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
