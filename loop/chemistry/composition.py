@@ -24,6 +24,7 @@ from math import gcd
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from matterloop.loop.chemistry.oxidation import OxidationRule, are_neutral
 from matterloop.loop.elements import SYMBOLS, parse_formula, reduced_counts
 from matterloop.loop.errors import UsageError

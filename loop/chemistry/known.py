@@ -19,7 +19,7 @@ from matterloop.loop.chemistry.matching import (
     Match,
     MatchTolerances,
     StructureIndex,
-    require_ordered,
+    require_crystal,
 )
 from matterloop.loop.elements import parse_formula, reduced_counts
 from matterloop.loop.errors import UsageError
@@ -104,9 +104,9 @@ class KnownCrystals:
         Raises
         ------
         UsageError
-            If the crystal is disordered or has no reduced cell.
+            If the crystal is empty, disordered or has no proper cell.
         """
-        require_ordered(structure)
+        require_crystal(structure)
         counts: dict[str, int] = {}
         for site in structure:
             counts[site.specie.symbol] = counts.get(site.specie.symbol, 0) + 1
@@ -125,7 +125,10 @@ class KnownCrystals:
             for name, cif in self._cifs.get(key, ()):
                 structure = self._parse(name, cif)
                 if structure is not None:
-                    index.add(structure, name)
+                    try:
+                        index.add(structure, name)
+                    except UsageError as error:
+                        self.unreadable[name] = str(error)
             self._indices[key] = index
         return self._indices[key]
 
@@ -138,11 +141,8 @@ class KnownCrystals:
                 # pymatgen comments on every rounded coordinate of a CIF
                 warnings.simplefilter("ignore")
                 structure = Structure.from_str(text, fmt="cif")
-        except (ValueError, OSError, KeyError, IndexError, AssertionError) as error:
+        except Exception as error:  # noqa: BLE001  # a spoiled CIF makes the parser raise anything
             self.unreadable[name] = f"{type(error).__name__}: {error}"
-            return None
-        if not structure.is_ordered:
-            self.unreadable[name] = "disordered"
             return None
         return structure
 

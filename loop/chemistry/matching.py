@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Key = tuple[tuple[str, int], ...]
 """Element symbols and numbers of sites in the primitive cell, sorted."""
 
+_SMALLEST_CELL_A3 = 1e-3
+"""A thousandth of the smallest crystal's; below it the reduction of the cell may not end."""
+
 
 @dataclass(frozen=True)
 class MatchTolerances:
@@ -100,7 +103,7 @@ class StructureIndex:
         Raises
         ------
         UsageError
-            If the crystal is disordered or cannot be reduced to a primitive cell.
+            If the crystal is empty, disordered or has no proper cell.
         """
         reduced = self.reduce(structure)
         self._shelves.setdefault(shelf_key(reduced), []).append((label, reduced))
@@ -130,21 +133,14 @@ class StructureIndex:
         """
         from pymatgen.core import Structure as Crystal
 
-        require_ordered(structure)
+        require_crystal(structure)
         bare = Crystal(
             structure.lattice,
             [site.specie.symbol for site in structure],
             structure.frac_coords,
         )
-        try:
-            reduced = bare.get_reduced_structure(reduction_algo="niggli")
-            return reduced.get_primitive_structure() if self.tolerances.primitive_cell else reduced
-        except ValueError as error:
-            formula = structure.composition.reduced_formula
-            raise UsageError(
-                f"The crystal {formula} has no reduced cell: {error}.",
-                "a cell with a volume and finite coordinates",
-            ) from None
+        reduced = bare.get_reduced_structure(reduction_algo="niggli")
+        return reduced.get_primitive_structure() if self.tolerances.primitive_cell else reduced
 
     def _find(self, reduced: Structure) -> Match | None:
         for label, known in self._shelves.get(shelf_key(reduced), ()):
@@ -158,13 +154,21 @@ class StructureIndex:
         return self.tolerances.matcher()
 
 
-def require_ordered(structure: Structure) -> None:
-    """Raise a UsageError if a crystal is disordered or empty."""
+def require_crystal(structure: Structure) -> None:
+    """Raise a UsageError if a structure is empty, disordered or has no proper cell."""
+    import numpy as np
+
+    formula = structure.composition.reduced_formula if len(structure) else "without atoms"
     if not len(structure) or not structure.is_ordered:
         raise UsageError(
-            f"A disordered or empty crystal {structure.composition.reduced_formula!r} cannot be"
-            " matched.",
+            f"An empty or disordered crystal ({formula}) cannot be matched.",
             "atoms, and one element on every site",
+        )
+    volume = float(structure.volume)
+    if not (np.isfinite(structure.frac_coords).all() and volume > _SMALLEST_CELL_A3):
+        raise UsageError(
+            f"The crystal {formula} with a cell of {volume:.3g} A^3 cannot be matched.",
+            "finite coordinates and a cell with a volume",
         )
 
 

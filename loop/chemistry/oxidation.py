@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+
 from matterloop.loop.errors import UsageError
 
 if TYPE_CHECKING:

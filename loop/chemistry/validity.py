@@ -3,16 +3,17 @@
 Radii are the covalent radii of Cordero et al., Dalton Trans., 2832 (2008), as ASE holds them, in
 Angstrom. They are given for H to Cm; heavier elements take curium's 1.69.
 
-The limits were set on a random sample of 3,400 relaxed crystals of the Materials Project (at most
-52 atoms). In it the smallest distance over the sum of the two radii was 0.65 (U-Fe), and 0.69 for
-one crystal in a thousand; the volume per atom ran from 6.0 (LiH2N) to 122 A^3 (Rb), the volume over
-that of the covalent spheres from 0.74 (U3Pt) to 21.5 (ice), the density from 0.57 to 20.5 g/cm^3.
-Each default lies outside the range, so that no crystal of the sample fails for its geometry but
-one: "copper" at 603 A^3 per atom, 2 eV/atom above the hull.
+The limits were set on 24,985 relaxed crystals of the Materials Project (at most 52 atoms). In them
+the smallest distance over the sum of the two radii was 0.65 (U-Fe, Ce-Ru); the volume per atom ran
+from 5.7 (an organic crystal; NiH 6.4) to 122 A^3 (Rb), the volume over that of the covalent spheres
+from 0.69 (U2Ti) to 26 (methane), the density from 0.43 (methane) to 22 g/cm^3 (IrOs). Each default
+lies a little outside. Eight entries fail, all for their volume, and rightly: their atoms or
+molecules float in a vacuum of 188 to 896 A^3 per atom (mp-995393, "LiS4", although that database
+places it on the hull; "CaC2" at 4 eV/atom above it).
 
-Charge is another matter: 11 % of these crystals, also of those within 0.1 eV/atom of the hull, are
-not neutral under SMACT's rule, which knows neither mixed valence (LiMn2O4) nor intermetallics with
-metalloids (ScCuSi). A campaign in such chemistry sets ``charge`` to ``flag``.
+Charge is another matter: 10 % of these crystals, and as many of those within 0.1 eV/atom of the
+hull, are not neutral under SMACT's rule, which knows neither mixed valence (LiMn2O4) nor
+intermetallics with metalloids (ScCuSi). A campaign in such chemistry sets ``charge`` to ``flag``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
 from matterloop.loop.candidate import Verdict
 from matterloop.loop.chemistry.oxidation import OxidationRule, assignments
+from matterloop.loop.elements import SYMBOLS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +152,7 @@ def _ordered(structure: Structure) -> Verdict:
     if not structure.is_ordered:
         n_mixed = sum(not site.is_ordered for site in structure)
         return Verdict("ordered", False, f"{n_mixed} of {len(structure)} sites are disordered.")
-    strange = sorted({str(site.specie) for site in structure if not hasattr(site.specie, "Z")})
+    strange = sorted({site.specie.symbol for site in structure} - SYMBOLS)
     if strange:
         return Verdict("ordered", False, f"{', '.join(strange)} is no element.")
     return Verdict("ordered", True, f"All {len(structure)} sites are ordered.")

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymatgen.core import Composition
+from smact.screening import smact_validity
+
 from matterloop.loop.chemistry.composition import (
     combinations,
     compositions,
@@ -21,8 +24,6 @@ from matterloop.loop.chemistry.oxidation import (
 )
 from matterloop.loop.errors import UsageError
 from matterloop.loop.spec import SearchSpace
-from pymatgen.core import Composition
-from smact.screening import smact_validity
 
 LPSC = ("Li", "P", "S", "Cl")
 

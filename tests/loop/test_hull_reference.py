@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from matterloop.loop.calculation import PotentialIdentity
 from matterloop.loop.elements import parse_formula
 from matterloop.loop.errors import UsageError
