@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matterloop.loop.spec import SearchSpace
     from pymatgen.core import Structure
+
+    from matterloop.loop.spec import SearchSpace
 
 
 @dataclass(frozen=True)

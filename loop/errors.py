@@ -120,6 +120,12 @@ class BudgetExhaustedError(MatterloopError):
         )
 
 
+class WaitingForPersonError(MatterloopError):
+    """The campaign can go no further without a person; nothing is wrong, nothing is lost."""
+
+    exit_code = 4
+
+
 class ConflictError(MatterloopError):
     """The request contradicts what the ledger already holds."""
 

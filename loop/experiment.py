@@ -9,8 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from matterloop.loop.errors import FailureKind
 from pydantic import BaseModel, ConfigDict, Field
+
+from matterloop.loop.errors import FailureKind
 
 
 class _Value(BaseModel):

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from matterloop.loop.errors import (
     MatterloopError,
     PluginBrokenError,
     PluginNotFoundError,
     SpecError,
 )
-from pydantic import BaseModel, ValidationError
 
 GROUPS = (
     "generators",

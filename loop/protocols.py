@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pymatgen.core import Structure
+
     from matterloop.loop.calculation import (
         CalculationFailure,
         PotentialIdentity,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from matterloop.loop.hull import ReferenceHull
     from matterloop.loop.selection import Observation, PoolItem, Selection
     from matterloop.loop.spec import CampaignSpec, Constraint, Objective
-    from pymatgen.core import Structure
 
 
 class Workshop(Protocol):

@@ -7,10 +7,11 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
 from matterloop.loop.elements import SYMBOLS, parse_formula
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.identifiers import content_hash
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class _Frozen(BaseModel):
@@ -281,6 +282,23 @@ class ControlArm(_Frozen):
     batch_size: int | None = Field(default=None, ge=1)
 
 
+class Screening(_Frozen):
+    """The cheap look at every candidate before any is chosen.
+
+    Attributes
+    ----------
+    fmax_eV_per_A, max_steps
+        How far candidates are relaxed with the potential; loose, for the instruments look closer.
+    max_energy_above_hull
+        Candidates above it after this relaxation are refused, eV/atom; None keeps all. The default
+        leaves room for the error of a potential (tens of meV/atom) above any usual constraint.
+    """
+
+    fmax_eV_per_A: float = Field(default=0.1, gt=0, le=1)
+    max_steps: int = Field(default=100, ge=1, le=2000)
+    max_energy_above_hull: float | None = Field(default=0.3, ge=0)
+
+
 class FineTuning(_Frozen):
     """When the generator learns: after every n-th cycle, or after so many new measurements."""
 
@@ -302,6 +320,7 @@ class CampaignSpec(_Frozen):
     generator: GeneratorChoice = GeneratorChoice(name="substitution")
     critic: PluginChoice = PluginChoice(name="physical")
     potential: PluginChoice = PluginChoice(name="chgnet")
+    screening: Screening = Screening()
     selector: PluginChoice = PluginChoice(name="bayesian")
     control_arms: tuple[ControlArm, ...] = ()
     planner: PluginChoice = PluginChoice(name="solid-state")
@@ -312,6 +331,8 @@ class CampaignSpec(_Frozen):
     approval: PluginChoice = PluginChoice(name="auto-approve")
     reference_structures: tuple[str, ...] = ()
     """Files of known crystals (CIF folder or CSV with a `cif` column) that novelty is judged by."""
+    reference_hull: str | None = None
+    """A hull built by the user (``NAME.csv.gz`` beside its card); None for the shipped one."""
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

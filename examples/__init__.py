@@ -1,0 +1,1 @@
+"""Campaign files that `matterloop init` starts from."""

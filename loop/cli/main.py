@@ -1,0 +1,236 @@
+"""``matterloop``: its commands, and how errors reach the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from matterloop.loop.errors import MatterloopError, UsageError
+from matterloop.loop.workplace import DEFAULT_FOLDER, default_ledger
+
+CORES = os.cpu_count() or 1
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+app = typer.Typer(
+    help="Closed-loop materials discovery: generate, select, synthesize, measure, learn.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+db = typer.Typer(help="The ledger's database.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+Folder = Annotated[
+    Path,
+    typer.Option("--folder", envvar="MATTERLOOP_FOLDER", help="Where campaigns keep their files."),
+]
+Ledger = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        envvar="MATTERLOOP_LEDGER",
+        help="Path of a SQLite file or postgresql:// URL. Default: FOLDER/ledger.sqlite.",
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", envvar="MATTERLOOP_WORKERS", min=1, help="Processes for the potential."
+    ),
+]
+CampaignName = Annotated[str, typer.Argument(help="Name or id of a campaign in the ledger.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake gets a message and an exit code, no traceback."""
+    try:
+        app(standalone_mode=False)
+    except MatterloopError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("Stopped. The same command goes on where this one ended.", INTERRUPTED)
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"matterloop: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def ledger_url(ledger: str | None, folder: Path) -> str:
+    """Return the ledger that was named, or the one in `folder`."""
+    return ledger or default_ledger(folder.resolve())
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        print(f"matterloop {version('matterloop')}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.yaml"),
+    example: Annotated[
+        str, typer.Option(help="Example to start from; `list` names them.")
+    ] = "li-p-s-cl",
+) -> None:
+    """Write a campaign file to start from."""
+    from matterloop.loop.examples import example_files
+
+    known = example_files()
+    if example == "list":
+        print("\n".join(known))
+        return
+    if example not in known:
+        raise UsageError(f"There is no example {example!r}.", f"one of {', '.join(known)}")
+    if path.exists():
+        raise UsageError(
+            f"{str(path)!r} exists already.", "a new file", "name another one or remove it"
+        )
+    try:
+        path.write_text(known[example].read_text(encoding="utf-8"), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write {str(path)!r}: {error.strerror}.") from None
+    print(f"Wrote {path}. Change it, then: matterloop run {path}")
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="Campaign file (YAML).")],
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+    workers: Workers = CORES,
+) -> None:
+    """Run a campaign to its end, or go on with it where it stands."""
+    from matterloop.loop.cli.running import run_file
+
+    run_file(file, ledger_url(ledger, folder), folder.resolve(), workers)
+
+
+@app.command()
+def status(
+    campaign: Annotated[str | None, typer.Argument(help="Name or id; all if left out.")] = None,
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+) -> None:
+    """Show where campaigns stand."""
+    from matterloop.loop.cli.status import print_campaign, print_campaigns
+    from matterloop.loop.open_campaign import find
+    from matterloop.loop.workplace import open_ledger
+
+    with open_ledger(ledger_url(ledger, folder), create=False) as engine:
+        if campaign is None:
+            print_campaigns(engine)
+        else:
+            print_campaign(engine, find(engine, campaign))
+
+
+@app.command()
+def report(
+    campaign: CampaignName,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: FOLDER/NAME/report.html.")
+    ] = None,
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+) -> None:
+    """Write a campaign's report: one HTML file that opens offline."""
+    from matterloop.loop.cli.running import write_campaign_report
+
+    url = ledger_url(ledger, folder)
+    print(write_campaign_report(url, campaign, out, folder.resolve()))
+
+
+@app.command()
+def review(
+    campaign: CampaignName,
+    approve: Annotated[
+        list[str] | None, typer.Option(help="Candidate id, or `all`. May be repeated.")
+    ] = None,
+    veto: Annotated[
+        list[str] | None, typer.Option(help="Candidate id. May be repeated; needs --reason.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    reviewer: Annotated[str, typer.Option(envvar="USER", help="Who decides.")] = "unnamed",
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+) -> None:
+    """See, approve or veto the candidates that wait for a person."""
+    from matterloop.loop.cli.reviewing import review_batch
+    from matterloop.loop.workplace import open_ledger
+
+    with open_ledger(ledger_url(ledger, folder), create=False) as engine:
+        review_batch(engine, campaign, approve or [], veto or [], reviewer, reason)
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+    workers: Workers = CORES,
+) -> None:
+    """Start a Prefect server and serve the flows, to start campaigns from its pages."""
+    from matterloop.loop.plugins import load
+
+    def announce(url: str) -> None:
+        print(
+            f"Matterloop is up: {url}\n"
+            "Start a campaign under Deployments > discovery-campaign > Run. Ctrl-C stops it.",
+            flush=True,
+        )
+
+    load("runners", "prefect-server")(
+        ledger=ledger_url(ledger, folder),
+        folder=folder.resolve(),
+        workers=workers,
+        host=host,
+        port=port,
+        announce=announce,
+    )
+
+
+@app.command()
+def doctor(folder: Folder = Path(DEFAULT_FOLDER), ledger: Ledger = None) -> None:
+    """Check this installation, the ledger and the plugins; exit code 1 if something is wrong."""
+    from matterloop.loop.cli.doctor import examine
+
+    if not examine(ledger_url(ledger, folder), folder.resolve()):
+        raise typer.Exit(1)
+
+
+@db.command()
+def upgrade(folder: Folder = Path(DEFAULT_FOLDER), ledger: Ledger = None) -> None:
+    """Bring the ledger's tables to this version; nothing is lost."""
+    from matterloop.loop.ledger.engine import open_engine
+    from matterloop.loop.ledger.schema import current
+    from matterloop.loop.ledger.schema import upgrade as upgrade_schema
+
+    engine = open_engine(ledger_url(ledger, folder))
+    try:
+        before = current(engine)
+        upgrade_schema(engine)
+        after = current(engine)
+    finally:
+        engine.dispose()
+    print(f"The ledger is at {after}." if before == after else f"Upgraded: {before} -> {after}.")

@@ -1,0 +1,170 @@
+"""The plugins that one campaign works with, built from its specification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matterloop.loop.errors import SpecError
+from matterloop.loop.plugins import build
+
+if TYPE_CHECKING:
+    from matterloop.loop.hull import ReferenceHull
+    from matterloop.loop.protocols import (
+        Characterizer,
+        Critic,
+        Generator,
+        Planner,
+        Policy,
+        Potential,
+        Selector,
+        Synthesizer,
+        Trainer,
+    )
+    from matterloop.loop.spec import CampaignSpec
+
+MAIN_ARM = "main"
+"""Name of the arm that the campaign's own selector runs."""
+
+
+class CampaignWorkshop:
+    """What the plugins of a campaign share; see `matterloop.loop.protocols.Workshop`."""
+
+    def __init__(self, spec: CampaignSpec, folder: Path, workers: int) -> None:
+        self.folder, self.workers = folder, workers
+        self.reference_structures = tuple(Path(entry) for entry in spec.reference_structures)
+        self.potential: Potential = build(
+            "potentials", spec.potential.name, spec.potential.settings, self
+        )
+        self.hull = _hull(spec, self.potential)
+
+
+def _hull(spec: CampaignSpec, potential: Potential) -> ReferenceHull:
+    from matterloop.loop.hull import ReferenceHull
+
+    whole = (
+        ReferenceHull.load(Path(spec.reference_hull))
+        if spec.reference_hull
+        else ReferenceHull.shipped(potential.identity)
+    )
+    missing = set(spec.search_space.allowed_elements) - whole.elements
+    if missing:
+        raise SpecError(
+            f"Campaign {spec.name!r}",
+            [
+                f"search_space: the reference hull knows no elemental phase of"
+                f" {', '.join(sorted(missing))}; forbid them or give another reference_hull"
+            ],
+        )
+    return whole
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Everybody who takes part in a campaign.
+
+    Attributes
+    ----------
+    selectors
+        Arm name to selector; ``main`` is the campaign's own.
+    characterizers
+        Instrument name to characterizer, in the order of the campaign file.
+    """
+
+    workshop: CampaignWorkshop
+    generator: Generator
+    critic: Critic
+    selectors: dict[str, Selector]
+    planner: Planner
+    trainer: Trainer
+    policy: Policy
+    synthesizer: Synthesizer
+    characterizers: dict[str, Characterizer]
+
+    @property
+    def potential(self) -> Potential:
+        """The campaign's potential."""
+        return self.workshop.potential
+
+    def close(self) -> None:
+        """Stop worker processes and threads."""
+        for part in (self.synthesizer, *self.characterizers.values(), self.potential):
+            close = getattr(part, "close", None)
+            if close:
+                close()
+
+
+def assemble(spec: CampaignSpec, folder: Path, workers: int) -> Crew:
+    """Build every plugin that a campaign names.
+
+    Raises
+    ------
+    PluginNotFoundError, PluginBrokenError, SpecError
+        Before anything is written or submitted.
+    """
+    workshop = CampaignWorkshop(spec, folder, workers)
+
+    def make(group: str, choice: Any) -> Any:
+        return build(group, choice.name, choice.settings, workshop)
+
+    crew = Crew(
+        workshop=workshop,
+        generator=make("generators", spec.generator),
+        critic=make("critics", spec.critic),
+        selectors={
+            MAIN_ARM: make("selectors", spec.selector),
+            **{arm.name: make("selectors", arm.selector) for arm in spec.control_arms},
+        },
+        planner=make("planners", spec.planner),
+        trainer=make("trainers", spec.trainer),
+        policy=make("policies", spec.approval),
+        synthesizer=make("synthesizers", spec.synthesizer),
+        characterizers={
+            choice.name: make("characterizers", choice) for choice in spec.characterizers
+        },
+    )
+    try:
+        _check_abilities(spec, crew)
+    except SpecError:
+        crew.close()
+        raise
+    return crew
+
+
+def _check_abilities(spec: CampaignSpec, crew: Crew) -> None:
+    """Refuse a campaign whose instruments cannot do what it needs."""
+    measured = {
+        name: unit
+        for instrument in crew.characterizers.values()
+        for name, unit in instrument.describe().provides.items()
+    }
+    problems = [
+        f"characterizers: none of them measures {wanted!r}, which an objective or constraint"
+        f" needs; together they measure {', '.join(sorted(measured))}"
+        for wanted in spec.wanted_properties
+        if wanted not in measured
+    ]
+    card = crew.synthesizer.describe()
+    if not set(card.provides) & set(spec.conditions.methods):
+        problems.append(
+            f"synthesizer: {spec.synthesizer.name!r} offers {', '.join(card.provides)}, but"
+            f" conditions.methods allows only {', '.join(spec.conditions.methods)}"
+        )
+    if card.temperature_range_K:
+        low, high = card.temperature_range_K
+        wished_low, wished_high = spec.conditions.temperature_K
+        if wished_high < low or wished_low > high:
+            problems.append(
+                f"conditions.temperature_K: {wished_low:g} to {wished_high:g} K does not meet"
+                f" {spec.synthesizer.name!r}, which reaches {low:g} to {high:g} K"
+            )
+    if card.elements is not None:
+        lacking = set(spec.search_space.allowed_elements) - set(card.elements)
+        if lacking:
+            problems.append(
+                f"search_space: {spec.synthesizer.name!r} does not handle"
+                f" {', '.join(sorted(lacking))}"
+            )
+    if problems:
+        raise SpecError(f"Campaign {spec.name!r}", problems)

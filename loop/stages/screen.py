@@ -1,0 +1,90 @@
+"""Stage screen: the critic gives a verdict on every candidate, the refused too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from matterloop.loop.candidate import Verdict
+from matterloop.loop.ledger.models import CandidateRow, Cycle, VerdictRow
+from matterloop.loop.ledger.structures import get_structure
+from matterloop.loop.open_campaign import OpenCampaign, StageReport
+
+
+def screen(campaign: OpenCampaign, cycle: int) -> StageReport:
+    """Judge the candidates of a cycle that nobody judged; entered in one transaction."""
+    with campaign.view() as session:
+        cycle_id = campaign.cycle(session, cycle).id
+        waiting = _candidates(session, cycle_id, "generated")
+        known = [get_structure(row.structure) for row in _earlier(session, campaign.id, cycle)]
+        crystals = [get_structure(row.structure) for row in waiting]
+    verdicts = campaign.crew.critic.judge(crystals, known) if crystals else []
+
+    def enter(session: Session) -> None:
+        for row, opinions in zip(waiting, verdicts, strict=True):
+            enter_verdicts(session, row.id, opinions)
+            session.get_one(CandidateRow, row.id).state = (
+                "accepted" if accepted(opinions) else "refused"
+            )
+        campaign.stage_done(session, cycle, "screen")
+
+    campaign.once(enter)
+    with campaign.view() as session:
+        states = session.scalars(
+            select(CandidateRow.state).where(CandidateRow.cycle_id == cycle_id)
+        ).all()
+    refused = sum(state == "refused" for state in states)
+    campaign.progress("candidates screened", len(states), len(states))
+    return StageReport(
+        "screen",
+        f"{len(states) - refused} of {len(states)} candidates pass",
+        {"passed": len(states) - refused, "refused": refused},
+    )
+
+
+def accepted(verdicts: Sequence[Verdict]) -> bool:
+    """Whether no decisive check failed."""
+    return all(verdict.passed or not verdict.decisive for verdict in verdicts)
+
+
+def enter_verdicts(
+    session: Session, candidate_id: str, verdicts: Sequence[Verdict], prefix: str = ""
+) -> None:
+    """Write verdicts on one candidate; `prefix` tells a second look from the first."""
+    for verdict in verdicts:
+        session.add(
+            VerdictRow(
+                candidate_id=candidate_id,
+                check_name=prefix + verdict.check,
+                passed=verdict.passed,
+                decisive=verdict.decisive,
+                reason=verdict.reason,
+            )
+        )
+
+
+def _candidates(session: Session, cycle_id: str, state: str) -> list[CandidateRow]:
+    return list(
+        session.scalars(
+            select(CandidateRow)
+            .where(CandidateRow.cycle_id == cycle_id, CandidateRow.state == state)
+            .order_by(CandidateRow.ordinal)
+        )
+    )
+
+
+def _earlier(session: Session, campaign_id: str, cycle: int) -> list[CandidateRow]:
+    return list(
+        session.scalars(
+            select(CandidateRow)
+            .join(Cycle)
+            .where(
+                CandidateRow.campaign_id == campaign_id,
+                Cycle.number < cycle,
+                CandidateRow.state != "refused",
+            )
+            .order_by(Cycle.number, CandidateRow.ordinal)
+        )
+    )
