@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matterloop.loop.report.curves import Box, Curve
-from matterloop.loop.report.wording import plain_text, property_text, unit_text
+from matterloop.loop.report.wording import bare_text, property_text, unit_text
 from matterloop.loop.spec import Goal, Objective
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def layout(**more: Any) -> dict[str, Any]:
         "template": None,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
+        "margin": {"l": 64, "r": 16, "t": 40, "b": 64},
         "height": 400,
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
@@ -144,16 +144,16 @@ def _undone(objective: Objective, utility: float, units: dict[str, str]) -> str:
     unit = unit_text(units[objective.property])
     tail = f" {unit}" if unit else ""
     if objective.goal is Goal.TARGET:
-        return f"{plain_text(-utility)}{tail} from its target"
+        return f"{bare_text(-utility)}{tail} from its target"
     value = utility if objective.goal is Goal.MAXIMISE else -utility
-    return f"{plain_text(value)}{tail}"
+    return f"{bare_text(value)}{tail}"
 
 
 def _progress_title(
     single: Objective | None, objectives: Sequence[Objective], units: dict[str, str]
 ) -> str:
     if single is None:
-        return f"dominated hypervolume of {len(objectives)} objectives (share of the box)"
+        return "dominated hypervolume (share of the box)"
     name = property_text(single.property, units[single.property])
     if single.goal is Goal.TARGET:
         return f"smallest distance from target, {name}"

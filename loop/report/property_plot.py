@@ -9,7 +9,7 @@ from matterloop.loop.report.charts import GREY, arm_style, arm_text, layout
 from matterloop.loop.report.curves import pareto_ids
 from matterloop.loop.report.outcomes import Outcome, distinct
 from matterloop.loop.report.wording import figure_text, property_text
-from matterloop.loop.spec import Objective
+from matterloop.loop.spec import Goal, Objective
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,7 +32,7 @@ def property_figure(
     first, second = objectives[0].property, objectives[1].property
     front = pareto_ids([outcome for outcome, _ in found])
     figure = go.Figure()
-    if len(objectives) == 2 and front:
+    if len(objectives) == 2 and front and Goal.TARGET not in {o.goal for o in objectives}:
         line = sorted(
             (o.figures[first].value, o.figures[second].value)
             for o, _ in found
@@ -44,7 +44,13 @@ def property_figure(
                 y=[y for _, y in line],
                 mode="lines",
                 name="Pareto front",
-                line={"color": GREY, "width": 2, "dash": "dot"},
+                # the border of what is dominated is a staircase, whose side depends on the goal
+                line={
+                    "color": GREY,
+                    "width": 2,
+                    "dash": "dot",
+                    "shape": "hv" if objectives[0].goal is Goal.MINIMISE else "vh",
+                },
                 hoverinfo="skip",
             )
         )
@@ -69,6 +75,7 @@ def property_figure(
                     "size": [13 if o.candidate.id in front else 9 for o, _ in mine],
                     "symbol": [symbol if o.counts else f"{symbol}-open" for o, _ in mine],
                     "line": {"width": 1.5},
+                    "opacity": 1,
                 },
                 text=[_hover(o, named, (first, second), front) for o, named in mine],
                 hovertemplate="%{text}<extra></extra>",

@@ -345,9 +345,7 @@ def _in_chunks(
     session: Session, query: Select[tuple[_Row]], column: Any, values: list[str]
 ) -> list[_Row]:
     return [
-        row
-        for chunk in _chunks(values)
-        for row in session.scalars(query.where(column.in_(chunk)))
+        row for chunk in _chunks(values) for row in session.scalars(query.where(column.in_(chunk)))
     ]
 
 

@@ -65,6 +65,11 @@ def plain_text(value: float, digits: int = 4) -> str:
     return f"{mantissa}{TIMES}10^{int(power)}".replace("-", MINUS)
 
 
+def bare_text(value: float) -> str:
+    """Write a number that somebody chose, or a rough one: three digits, no trailing zeros."""
+    return f"{value:.3g}".replace("-", MINUS)
+
+
 def _signed(value: float, decimals: int) -> str:
     text = f"{value:.{decimals}f}"
     if float(text) == 0:
@@ -80,12 +85,13 @@ def formula_html(formula: str) -> Markup:
 
 
 def space_group_text(number: int | None) -> str:
-    """Return ``F-43m (216)``, or a dash where it is not known."""
+    """Return ``P6₃/mmc (194)``, or a dash where it is not known."""
     if number is None:
         return "–"
     from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
-    return f"{sg_symbol_from_int_number(number)} ({number})"
+    symbol = re.sub(r"_(\d)", lambda m: chr(0x2080 + int(m[1])), sg_symbol_from_int_number(number))
+    return f"{symbol} ({number})"
 
 
 def objective_text(objective: Objective, unit: str) -> str:
@@ -103,9 +109,9 @@ def constraint_text(limit: Constraint, unit: str) -> str:
     tail = f"{THIN_SPACE}{unit_text(unit)}" if unit_text(unit) else ""
     bounds = []
     if limit.at_least is not None:
-        bounds.append(f"at least {_bare(limit.at_least)}{tail}")
+        bounds.append(f"at least {bare_text(limit.at_least)}{tail}")
     if limit.at_most is not None:
-        bounds.append(f"at most {_bare(limit.at_most)}{tail}")
+        bounds.append(f"at most {bare_text(limit.at_most)}{tail}")
     return f"{property_text(limit.property)} {' and '.join(bounds)}"
 
 
@@ -141,7 +147,3 @@ def listing(parts: list[str]) -> str:
 def flag_text(flag: str) -> str:
     """Explain a flag; unknown ones speak for themselves."""
     return FLAGS.get(flag, f"The measurement carries the flag {flag!r}.")
-
-
-def _bare(value: float) -> str:
-    return f"{value:g}".replace("-", MINUS)
