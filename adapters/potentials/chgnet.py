@@ -25,6 +25,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
 from matterloop.adapters.potentials.engine import Engine, EngineRecipe, Task, perform
 from matterloop.adapters.potentials.guards import Guards
 from matterloop.adapters.potentials.pool import WorkerPool
@@ -36,7 +38,6 @@ from matterloop.loop.calculation import (
     SinglePoint,
 )
 from matterloop.loop.errors import PotentialError
-from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

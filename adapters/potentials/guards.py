@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from matterloop.loop.calculation import SinglePoint
     from pymatgen.core import Structure
+
+    from matterloop.loop.calculation import SinglePoint
 
 
 class Guards(BaseModel):

@@ -18,9 +18,10 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
+from pymatgen.core import Lattice, Structure
+
 from matterloop.adapters.potentials.guards import max_force
 from matterloop.loop.calculation import CalculationFailure, Relaxation, RelaxOptions, SinglePoint
-from pymatgen.core import Lattice, Structure
 
 if TYPE_CHECKING:
     from matterloop.adapters.potentials.engine import Engine

@@ -1,0 +1,200 @@
+"""From computed crystals to the smallest sensible table of a reference hull.
+
+*Anchors* stand for phases that the sources lack. A source states how far a crystal lies above the
+DFT hull. Where the source's own on-hull crystals do not explain that hull, some phase is missing,
+and the hull's energy at this composition is estimated as E(crystal) - E_above_hull,DFT(crystal),
+which the error of the potential on this crystal enters once. Where they do explain it, an anchor
+would add nothing but that error, and none is made.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import mean, median
+from typing import Any
+
+from matterloop.adapters.potentials.hull_state import BuildState, Record
+from matterloop.loop.calculation import PotentialIdentity
+from matterloop.loop.elements import parse_formula
+from matterloop.loop.hull import ReferenceEntry, ReferenceHull
+
+ON_HULL_EV_PER_ATOM = 1e-4
+MAX_ANCHOR_EV_PER_ATOM = 0.1
+"""Crystals higher above the DFT hull make no anchor: learned potentials are soft, so that they
+underestimate the energy of strained crystals and the anchor would come out too low (Deng et al.,
+npj Computational Materials 11, 9 (2025))."""
+EXPLAINED_EV_PER_ATOM = 0.005
+"""The DFT hull counts as explained by the crystals at hand if they reproduce it this closely."""
+UNREACHABLE_EV_PER_ATOM = 0.3
+"""Entries higher above the hull are dropped where their formula has another one."""
+DFT = PotentialIdentity("dft-source", "0" * 64, "source")
+
+
+def hull_entries(state: BuildState) -> list[ReferenceEntry]:
+    """Return the entries worth keeping: the lowest of each formula and kind, and the anchors."""
+    energies = best_records(state)
+    crystals = lowest_per_formula(energies)
+    hull = ReferenceHull(state.identity, crystals)
+    anchors = [
+        anchor
+        for anchor in make_anchors(energies, hull.elements)
+        if _above(hull, anchor, state.identity) < 0
+    ]
+    several: dict[str, int] = defaultdict(int)
+    for entry in [*crystals, *anchors]:
+        several[entry.formula] += 1
+    return [
+        *(
+            entry
+            for entry in crystals
+            if several[entry.formula] == 1
+            or not entry.elements <= hull.elements
+            or _above(hull, entry, state.identity) <= UNREACHABLE_EV_PER_ATOM
+        ),
+        *anchors,
+    ]
+
+
+def best_records(state: BuildState) -> list[Record]:
+    """Return one record per crystal: relaxed if that converged, the single point if not.
+
+    A decorated prototype counts only when relaxed, for its single point is at a guessed volume.
+    """
+    relaxed = {record.provenance: record for record in state.of("relax") if record.converged}
+    chosen = list(relaxed.values())
+    chosen += [
+        record
+        for record in state.of("single")
+        if record.provenance not in relaxed and not record.provenance.startswith("prototype:")
+    ]
+    return sorted(chosen, key=lambda record: record.provenance)
+
+
+def lowest_per_formula(records: Iterable[Record]) -> list[ReferenceEntry]:
+    """Keep the lowest of each formula and kind, single points only below the relaxed one."""
+    lowest: dict[tuple[str, str], ReferenceEntry] = {}
+    for record in records:
+        entry = _entry(record)
+        key = entry.formula, entry.kind
+        if key not in lowest or entry.energy_eV_per_atom < lowest[key].energy_eV_per_atom:
+            lowest[key] = entry
+    return [
+        entry
+        for (formula, kind), entry in sorted(lowest.items())
+        if kind == "relaxed"
+        or (relaxed := lowest.get((formula, "relaxed"))) is None
+        or entry.energy_eV_per_atom < relaxed.energy_eV_per_atom
+    ]
+
+
+def make_anchors(
+    records: Sequence[Record], elements: frozenset[str] | None = None
+) -> list[ReferenceEntry]:
+    """Return one anchor per formula whose DFT hull the crystals at hand do not explain.
+
+    Of several crystals of a formula the one that DFT places lowest is taken. `elements` are those
+    for which a hull exists; formulas with others are left out.
+    """
+    known = [
+        record
+        for record in records
+        if record.dft_e_above_hull_eV_per_atom is not None
+        and record.dft_formation_energy_eV_per_atom is not None
+    ]
+    dft = _dft_hull(known)
+    lowest: dict[str, Record] = {}
+    for record in known:
+        other = lowest.get(record.formula)
+        if other is None or _dft_above(record) < _dft_above(other):
+            lowest[record.formula] = record
+    anchors = []
+    for formula, record in sorted(lowest.items()):
+        above = _dft_above(record)
+        symbols = frozenset(parse_formula(formula))
+        if not ON_HULL_EV_PER_ATOM < above <= MAX_ANCHOR_EV_PER_ATOM:
+            continue
+        if elements is not None and not symbols <= elements:
+            continue
+        formation = record.dft_formation_energy_eV_per_atom or 0.0
+        at_hand = dft.distance(parse_formula(formula), formation, identity=DFT)
+        if above - at_hand.energy_above_hull_eV_per_atom <= EXPLAINED_EV_PER_ATOM:
+            continue
+        assert record.energy_eV_per_atom is not None
+        anchors.append(
+            ReferenceEntry(
+                formula=formula,
+                energy_eV_per_atom=record.energy_eV_per_atom - above,
+                provenance=record.provenance,
+                kind="anchor",
+            )
+        )
+    return anchors
+
+
+def summary(state: BuildState, entries: Sequence[ReferenceEntry]) -> dict[str, Any]:
+    """Count and average for the card."""
+    relaxed = {record.provenance: record for record in state.of("relax") if record.converged}
+    gains = [
+        single.energy_eV_per_atom - after.energy_eV_per_atom
+        for single in state.of("single")
+        if (after := relaxed.get(single.provenance)) is not None
+        and not single.provenance.startswith("prototype:")
+        and single.energy_eV_per_atom is not None
+        and after.energy_eV_per_atom is not None
+    ]
+    kinds: dict[str, int] = defaultdict(int)
+    for entry in entries:
+        kinds[entry.kind] += 1
+    tried = [record for (stage, _), record in state.records.items() if stage == "relax"]
+    return {
+        "entries_per_kind": dict(kinds),
+        "single_points": sum(stage == "single" for stage, _ in state.records),
+        "relaxations": len(tried),
+        "relaxations_failed": sum(record.energy_eV_per_atom is None for record in tried),
+        "relaxations_not_converged": sum(not record.converged for record in tried),
+        "relaxation_cpu_hours": round(sum(record.cpu_s for record in tried) / 3600, 3),
+        "energy_gained_by_relaxing_eV_per_atom": {
+            "mean": round(mean(gains), 5) if gains else None,
+            "median": round(median(gains), 5) if gains else None,
+            "crystals": len(gains),
+        },
+    }
+
+
+def _entry(record: Record) -> ReferenceEntry:
+    assert record.energy_eV_per_atom is not None
+    return ReferenceEntry(
+        formula=record.formula,
+        energy_eV_per_atom=record.energy_eV_per_atom,
+        provenance=record.provenance,
+        kind="relaxed" if record.stage == "relax" else "single-point",
+        spacegroup=record.spacegroup,
+        volume_A3_per_atom=record.volume_A3_per_atom,
+    )
+
+
+def _above(hull: ReferenceHull, entry: ReferenceEntry, identity: PotentialIdentity) -> float:
+    """Distance of an entry from a hull in eV/atom; 0 where the hull has no elements for it."""
+    if not entry.elements <= hull.elements:
+        return 0.0
+    distance = hull.distance(entry.counts, entry.energy_eV_per_atom, identity=identity)
+    return distance.energy_above_hull_eV_per_atom
+
+
+def _dft_above(record: Record) -> float:
+    return record.dft_e_above_hull_eV_per_atom or 0.0
+
+
+def _dft_hull(records: Iterable[Record]) -> ReferenceHull:
+    """Hull of the source's own on-hull crystals, in formation energies (elements at zero)."""
+    stable = [record for record in records if _dft_above(record) <= ON_HULL_EV_PER_ATOM]
+    symbols = {symbol for record in records for symbol in parse_formula(record.formula)}
+    points = [ReferenceEntry(symbol, 0.0, f"element:{symbol}") for symbol in sorted(symbols)]
+    points += [
+        ReferenceEntry(
+            record.formula, record.dft_formation_energy_eV_per_atom or 0.0, record.provenance
+        )
+        for record in stable
+    ]
+    return ReferenceHull(DFT, points)
