@@ -62,7 +62,9 @@ def open_engine(url: str | Path, *, create: bool = True) -> Engine:
     engine = _sqlite(address, create) if _is_sqlite(address) else _postgresql(address)
     try:
         with engine.connect() as connection, connection.begin() as transaction:
-            # The transaction has taken the write lock: read-only files are found out here.
+            if _is_sqlite(address):
+                # Of a read-only file SQLite takes no write lock; only a write finds it out.
+                connection.exec_driver_sql("PRAGMA user_version=0")
             transaction.rollback()
     except BaseException:
         engine.dispose()
@@ -190,14 +192,12 @@ def _postgresql(address: URL) -> Engine:
 
 
 def _explain_errors(engine: Engine, address: URL) -> None:
-    @event.listens_for(engine, "handle_error")
-    def _translate(context: ExceptionContext) -> None:
+    @event.listens_for(engine, "handle_error", retval=True)
+    def _translate(context: ExceptionContext) -> LedgerError | None:
         if context.is_pre_ping:
-            return  # the pool replaces the connection by itself
+            return None  # the pool replaces the connection by itself
         explain = _why_sqlite if _is_sqlite(address) else _why_postgresql
-        error = explain(context.original_exception, address)
-        if error is not None:
-            context.chained_exception = error
+        return explain(context.original_exception, address)
 
 
 _SQLITE_REASONS = {
