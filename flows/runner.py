@@ -44,6 +44,8 @@ def run_campaign(
 
 
 def _run(name: str, looker_on: Watcher | None) -> str:
+    from prefect.client.schemas.objects import State
+
     from matterloop.flows.campaign import Watcher, discovery_campaign, watcher
     from matterloop.flows.form import CampaignForm
 
@@ -52,6 +54,7 @@ def _run(name: str, looker_on: Watcher | None) -> str:
         state = discovery_campaign(CampaignForm(name=name), return_state=True)
     finally:
         watcher.reset(token)
+    assert isinstance(state, State)
     outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome

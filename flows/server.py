@@ -44,6 +44,7 @@ def serve(
 
 def _serve_flows(api_url: str, announce: Callable[[str], None]) -> None:
     from prefect import serve as serve_deployments
+    from prefect.deployments.runner import RunnerDeployment
 
     from matterloop.flows.campaign import discovery_campaign
 
@@ -53,5 +54,6 @@ def _serve_flows(api_url: str, announce: Callable[[str], None]) -> None:
         parameters={"form": {"name": "li-p-s-cl", "campaign_file": "li-p-s-cl"}},
         tags=["matterloop"],
     )
+    assert isinstance(deployment, RunnerDeployment)
     announce(api_url.removesuffix("/api"))
     serve_deployments(deployment, print_starting_message=False)

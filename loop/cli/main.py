@@ -183,6 +183,46 @@ def review(
 
 
 @app.command()
+def resolve(
+    campaign: CampaignName,
+    job: Annotated[str, typer.Argument(help="Id of a job in the state `unknown`.")],
+    reason: Annotated[str, typer.Option(help="What was found at the instrument.")],
+    absent: Annotated[
+        bool, typer.Option("--absent", help="It never arrived there: it will be sent again.")
+    ] = False,
+    handle: Annotated[
+        str | None, typer.Option(help="It is there: the instrument's handle, as JSON.")
+    ] = None,
+    reviewer: Annotated[str, typer.Option(envvar="USER", help="Who looked.")] = "unnamed",
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+) -> None:
+    """Enter what became of a job of which the program cannot tell whether it was submitted."""
+    from matterloop.loop.cli.repairs import resolve_job
+    from matterloop.loop.workplace import open_ledger
+
+    with open_ledger(ledger_url(ledger, folder), create=False) as engine:
+        resolve_job(engine, campaign, job, absent, handle, reason, reviewer)
+
+
+@app.command()
+def repaired(
+    campaign: CampaignName,
+    instrument: Annotated[str, typer.Argument(help="Name of an instrument that was set aside.")],
+    reason: Annotated[str, typer.Option(help="What was done to it.")],
+    reviewer: Annotated[str, typer.Option(envvar="USER", help="Who repaired it.")] = "unnamed",
+    folder: Folder = Path(DEFAULT_FOLDER),
+    ledger: Ledger = None,
+) -> None:
+    """Put an instrument back into service that was set aside after a fault."""
+    from matterloop.loop.cli.repairs import put_back_into_service
+    from matterloop.loop.workplace import open_ledger
+
+    with open_ledger(ledger_url(ledger, folder), create=False) as engine:
+        put_back_into_service(engine, campaign, instrument, reason, reviewer)
+
+
+@app.command()
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,

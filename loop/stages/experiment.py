@@ -12,18 +12,22 @@ from matterloop.loop.budget import spending
 from matterloop.loop.errors import (
     BudgetExhaustedError,
     InstrumentFaultError,
+    JobFailureError,
+    WaitingForPersonError,
 )
 from matterloop.loop.experiment import (
     UNITS,
     CharacterizationRequest,
     CharacterizationResult,
+    JobState,
     Phase,
     Recipe,
     SynthesisRequest,
     SynthesisResult,
 )
+from matterloop.loop.ledger.drive import DriveReport
 from matterloop.loop.ledger.driver import JobDriver
-from matterloop.loop.ledger.jobs import plan_job
+from matterloop.loop.ledger.jobs import SETTLED, Result, plan_job
 from matterloop.loop.ledger.models import (
     CandidateRow,
     Cycle,
