@@ -143,10 +143,7 @@ class ReferenceHull:
 
         Distances inside these elements are the same as in the whole hull; the id is not.
         """
-        wanted = frozenset(symbols)
-        return ReferenceHull(
-            self.identity, (e for e in self.entries if e.elements <= wanted), self.card
-        )
+        return ReferenceHull(self.identity, self._inside(frozenset(symbols)), self.card)
 
     def distance(
         self, counts: Mapping[str, int], energy_eV_per_atom: float, *, identity: PotentialIdentity
@@ -178,6 +175,22 @@ class ReferenceHull:
             raise UsageError(f"{dict(counts)} is no composition.", "positive whole numbers")
         return self._system(frozenset(amounts)).distance(amounts, energy_eV_per_atom)
 
+    @cached_property
+    def _by_elements(self) -> dict[frozenset[str], list[ReferenceEntry]]:
+        grouped: dict[frozenset[str], list[ReferenceEntry]] = defaultdict(list)
+        for entry in self.entries:
+            grouped[entry.elements].append(entry)
+        return dict(grouped)
+
+    def _inside(self, elements: frozenset[str]) -> list[ReferenceEntry]:
+        """Entries that hold nothing but these elements, in a fixed order."""
+        return [
+            entry
+            for system in self._by_elements  # in the order of the sorted entries
+            if system <= elements
+            for entry in self._by_elements[system]
+        ]
+
     def _check(self, identity: PotentialIdentity) -> None:
         if identity != self.identity:
             raise UsageError(
@@ -196,19 +209,16 @@ class ReferenceHull:
                     "an entry for every pure element",
                     "add it with `with_entries`, or leave the element out of the search space",
                 )
-            self._systems[elements] = _System.of(
-                elements, (e for e in self.entries if e.elements <= elements)
-            )
+            self._systems[elements] = _System.of(elements, self._inside(elements))
         return self._systems[elements]
 
 
 def _order(entry: ReferenceEntry) -> tuple[Any, ...]:
     return (
-        entry.composition_key,
+        entry.formula,
         entry.energy_eV_per_atom,
         entry.provenance,
         entry.kind,
-        entry.formula,
         entry.spacegroup or 0,
         entry.volume_A3_per_atom or 0.0,
     )
@@ -228,8 +238,10 @@ class _System:
         from pymatgen.core import Composition
 
         lowest: dict[tuple[tuple[str, int], ...], ReferenceEntry] = {}
-        for entry in entries:  # in `_order`: the first of a composition is its lowest
-            lowest.setdefault(entry.composition_key, entry)
+        for entry in entries:
+            rival = lowest.setdefault(entry.composition_key, entry)
+            if entry.energy_eV_per_atom < rival.energy_eV_per_atom:
+                lowest[entry.composition_key] = entry
         points = [
             PDEntry(
                 Composition(entry.counts),

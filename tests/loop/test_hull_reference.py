@@ -1,10 +1,15 @@
 """Distances from a reference hull, and its files."""
 
+import csv
 import gzip
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,8 @@ from matterloop.loop.calculation import PotentialIdentity
 from matterloop.loop.elements import parse_formula
 from matterloop.loop.errors import UsageError
 from matterloop.loop.hull import ReferenceEntry, ReferenceHull
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 ID = PotentialIdentity("chgnet-0.3.0", "a" * 64, "MP2020")
 OTHER = PotentialIdentity("chgnet-0.3.0", "a" * 64, "none")
@@ -300,3 +307,69 @@ def test_queries_of_a_large_quaternary_system_take_milliseconds():
     for counts in queries:
         hull.distance(counts, -4.0, identity=ID)
     assert (time.process_time() - started) / len(queries) < 0.005
+
+
+_ASK = """
+import hashlib
+from matterloop.loop.calculation import PotentialIdentity
+from matterloop.loop.hull import ReferenceEntry, ReferenceHull
+
+ID = PotentialIdentity("p", "0" * 64, "none")
+entries = [ReferenceEntry(e, 0.0, e) for e in ("Li", "P", "S", "Cl")]
+for a in range(4):
+    for b in range(4):
+        for c in range(1, 4):
+            formula = f"Li{a + 1}P{b + 1}S{c}" if (a + b) % 2 else f"Li{a + 1}S{c}Cl{b + 1}"
+            entries.append(ReferenceEntry(formula, -0.1 * ((a * b + c) % 4), f"{a}{b}{c}"))
+hull = ReferenceHull(ID, entries)
+answers = [
+    hull.distance({"Li": a, "P": b, "S": c, "Cl": d}, 0.0, identity=ID)
+    for a in range(1, 4) for b in range(1, 4) for c in range(1, 4) for d in range(1, 4)
+]
+print(hashlib.sha256(repr((hull.sha256, answers)).encode()).hexdigest())
+"""
+
+
+def test_answers_are_bit_equal_in_every_process():
+    # The order of sets of strings differs between processes; the answers must not.
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", _ASK],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(prints) == 1
+
+
+@pytest.mark.shared_data
+def test_dft_energies_and_their_anchors_give_back_the_distance_in_the_materials_project():
+    # The files hold distances from a hull whose own phases are partly missing: the anchors
+    # (formation energy minus distance) must make up for them.
+    entries, rows = {}, []
+    for name in ("mp_le20.csv.gz", "mp_gt20.csv.gz"):
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{name} is not beside the checkout")
+        with gzip.open(path, "rt", newline="") as stream:
+            for row in csv.DictReader(stream):
+                above = float(row["e_above_hull"])
+                formation = float(row["formation_energy_per_atom"])
+                formula, name = row["pretty_formula"], row["material_id"]
+                rows.append((formula, formation, above))
+                entries[name] = ReferenceEntry(formula, formation, name)
+                entries[name, "anchor"] = ReferenceEntry(formula, formation - above, name, "anchor")
+    elements = {element for entry in entries.values() for element in entry.elements}
+    zeros = [ReferenceEntry(element, 0.0, f"element:{element}") for element in sorted(elements)]
+    hull = ReferenceHull(ID, [*entries.values(), *zeros])
+    chosen = rows[:: len(rows) // 150]
+    errors = [
+        hull.distance(parse_formula(formula), formation, identity=ID).energy_above_hull_eV_per_atom
+        - above
+        for formula, formation, above in chosen
+    ]
+    assert np.mean(np.abs(errors) < 1e-3) > 0.98
+    assert np.max(np.abs(errors)) < 0.1
