@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from matterloop.loop.elements import parse_formula
 from pydantic import BaseModel, ConfigDict, Field
+
+from matterloop.loop.elements import parse_formula
 
 
 class AutoApproveSettings(BaseModel):

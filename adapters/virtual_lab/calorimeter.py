@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from matterloop.adapters.virtual_lab.characterizer import VirtualCharacterizer
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings
 from matterloop.adapters.virtual_lab.phases import crystal, main_phase
 from matterloop.loop.experiment import CharacterizationRequest, CharacterizationResult
 from matterloop.loop.protocols import Workshop
-from pydantic import Field
 
 
 class CalorimeterSettings(InstrumentSettings):

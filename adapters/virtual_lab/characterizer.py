@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings, VirtualInstrument
 from matterloop.adapters.virtual_lab.phases import crystal
 from matterloop.loop.errors import UsageError

@@ -19,6 +19,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pymatgen.analysis.diffraction.xrd import XRDCalculator
+from pymatgen.core import Structure
+
 from matterloop.adapters.virtual_lab.characterizer import VirtualCharacterizer
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings
 from matterloop.adapters.virtual_lab.phases import crystal, main_phase
@@ -26,10 +31,6 @@ from matterloop.loop.errors import InfeasibleError
 from matterloop.loop.experiment import CharacterizationRequest, CharacterizationResult, Phase
 from matterloop.loop.identifiers import derive_seed
 from matterloop.loop.protocols import Workshop
-from numpy.typing import NDArray
-from pydantic import Field
-from pymatgen.analysis.diffraction.xrd import XRDCalculator
-from pymatgen.core import Structure
 
 RADIATION = "CuKa"
 """Cu K-alpha, 1.54184 A, the mean of both lines."""

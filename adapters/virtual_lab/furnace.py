@@ -20,6 +20,10 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Composition, Structure
+
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings, VirtualInstrument
 from matterloop.adapters.virtual_lab.phases import (
     crystal,
@@ -46,9 +50,6 @@ from matterloop.loop.experiment import (
 from matterloop.loop.hull import HullDistance
 from matterloop.loop.identifiers import derive_seed
 from matterloop.loop.protocols import Workshop
-from pydantic import Field
-from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Composition, Structure
 
 
 class FurnaceSettings(InstrumentSettings):
@@ -180,7 +181,7 @@ class VirtualFurnace(VirtualInstrument[SynthesisRequest, SynthesisResult]):
                 explanation=explanation,
                 details=details,
             )
-        formed = "formed" if kept else "did not form; what it relaxes to, another crystal, did"
+        formed = "formed" if kept else "did not form, but another crystal, to which it relaxes"
         return SynthesisResult(
             success=kept,
             phases=self._product(relaxation.structure, odds, distance),

@@ -18,6 +18,9 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+
 from matterloop.adapters.virtual_lab.logbook import OPEN_STATES, Logbook, Run, Worker
 from matterloop.adapters.virtual_lab.phases import element_counts
 from matterloop.loop.calculation import CalculationFailure, Relaxation, RelaxOptions
@@ -35,8 +38,6 @@ from matterloop.loop.errors import (
 from matterloop.loop.experiment import Handle, InstrumentCard, Progress
 from matterloop.loop.hull import HullDistance
 from matterloop.loop.protocols import Workshop
-from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 ResultT = TypeVar("ResultT", bound=BaseModel)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pymatgen.core import Composition, Structure
+
 from matterloop.loop.errors import InfeasibleError, UsageError
 from matterloop.loop.experiment import Phase, Precursor
 from matterloop.loop.hull import ReferenceEntry
-from pymatgen.core import Composition, Structure
 
 
 def crystal(document: dict[str, Any]) -> Structure:

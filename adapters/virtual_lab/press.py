@@ -10,6 +10,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pymatgen.analysis.eos import EOS, EOSError
+from pymatgen.core import Structure
+
 from matterloop.adapters.virtual_lab.characterizer import VirtualCharacterizer
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings
 from matterloop.adapters.virtual_lab.phases import crystal, main_phase
@@ -17,10 +22,6 @@ from matterloop.loop.calculation import CalculationFailure, RelaxOptions
 from matterloop.loop.errors import InfeasibleError, InstrumentFaultError
 from matterloop.loop.experiment import CharacterizationRequest, CharacterizationResult
 from matterloop.loop.protocols import Workshop
-from numpy.typing import NDArray
-from pydantic import Field
-from pymatgen.analysis.eos import EOS, EOSError
-from pymatgen.core import Structure
 
 
 class PressSettings(InstrumentSettings):

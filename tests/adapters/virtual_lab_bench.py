@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from pymatgen.core import Lattice, Structure
+
 from matterloop.adapters.potentials.chgnet import ChgnetPotential
 from matterloop.loop.calculation import Relaxation, RelaxOptions
 from matterloop.loop.experiment import CharacterizationRequest, Phase, Recipe, SynthesisRequest
 from matterloop.loop.hull import ReferenceEntry, ReferenceHull
-from pymatgen.core import Lattice, Structure
 
 
 def rock_salt(cation: str, anion: str, a: float) -> Structure:
