@@ -1,13 +1,14 @@
 """Predicted cell volumes against experiment."""
 
 import pytest
+from pymatgen.core import Lattice, Structure
+
 from matterloop.agents.generator.cell_volume import (
     VolumeError,
     fit_element_volumes,
     predicted_volume,
     scale_to_predicted_volume,
 )
-from pymatgen.core import Lattice, Structure
 
 
 def cubic(group, a, species, sites):

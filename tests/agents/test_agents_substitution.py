@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.analysis.structure_prediction.substitution_probability import SubstitutionProbability
+
 from matterloop.agents.generator.ranking import SubstitutionTable, log_similarity, mendeleev_numbers
 from matterloop.agents.generator.substitution import SubstitutionGenerator
 from matterloop.loop.candidate import Conditions
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import canonical_json
 from matterloop.loop.spec import SearchSpace
-from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.analysis.structure_prediction.substitution_probability import SubstitutionProbability
 
 ELECTROLYTE = SearchSpace(chemical_system="Li-P-S-Cl", max_atoms=16)
 ALLOY = SearchSpace(chemical_system="Ni-Al-Ti-Cr", max_atoms=16)

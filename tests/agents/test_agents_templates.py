@@ -3,6 +3,8 @@
 import gzip
 
 import pytest
+from pymatgen.core import Lattice, Structure
+
 from matterloop.agents.generator.templates import (
     aflow_templates,
     interchanges,
@@ -10,7 +12,6 @@ from matterloop.agents.generator.templates import (
     read_templates,
 )
 from matterloop.loop.errors import UsageError
-from pymatgen.core import Lattice, Structure
 
 
 @pytest.fixture

@@ -1,0 +1,196 @@
+"""Acquisition functions over a discrete pool, and the greedy choice of a batch.
+
+One objective: qLogExpectedImprovement; several: qLogNoisyExpectedHypervolumeImprovement (Ament et
+al., NeurIPS 2023; Daulton et al., NeurIPS 2021). Objectives act on posterior samples of the
+measured property itself: for a target value, -|x - target| is applied to the samples, because the
+property is smooth where the transformed value has a kink. Constraints are outcome constraints on
+modelled properties, the chance of a successful synthesis is a factor (its logarithm a summand).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.acquisition.logei import qLogExpectedImprovement
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.acquisition.objective import GenericMCObjective
+from botorch.sampling.normal import SobolQMCNormalSampler
+from botorch.utils.multi_objective.hypervolume import infer_reference_point
+from botorch.utils.multi_objective.pareto import is_non_dominated
+from torch import Tensor
+
+from matterloop.agents.selector.features import FloatArray
+from matterloop.agents.selector.surrogate import Surrogate, numerics
+from matterloop.agents.selector.task import Task
+from matterloop.loop.spec import Constraint, Goal, Objective
+
+CHUNK = 512
+"""Candidates evaluated at once: bounds memory at some 100 MB."""
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """An acquisition function ready for use.
+
+    Attributes
+    ----------
+    name
+        As it enters the ledger.
+    function
+        BoTorch acquisition function, on the logarithmic scale.
+    details
+        JSON-serialisable: incumbent or reference point, in the properties' units.
+    """
+
+    name: str
+    function: Any
+    details: dict[str, Any]
+
+
+def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisition:
+    """Build the acquisition function that fits the number of objectives.
+
+    Utilities are shifted and scaled to the spread of the observed ones, so that the smoothing
+    constants of BoTorch, made for values around one, mean the same in GPa and in eV/atom.
+    """
+    observed = _complete(task, surrogate)
+    means = surrogate.predict(observed)
+    holds = np.array(
+        [all(c.holds(m[c.property].mean) for c in _modelled(task, surrogate)) for m in means],
+        dtype=bool,
+    )
+    utility = np.array(
+        [[o.utility(m[o.property].mean) for o in task.objectives] for m in means], dtype=float
+    )
+    centre = utility.mean(axis=0)
+    scale = np.array([surrogate.scales[o.property] for o in task.objectives])
+    sampler = SobolQMCNormalSampler(torch.Size([mc_samples]), seed=task.seed % 2**31)
+    constraints = _constraint_functions(task, surrogate) or None
+    columns = [surrogate.properties.index(o.property) for o in task.objectives]
+    normalised = torch.as_tensor((utility - centre) / scale)
+    kept = torch.as_tensor(holds)
+
+    def transform(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        values = [
+            (_utility(o, samples[..., column]) - centre[i]) / scale[i]
+            for i, (o, column) in enumerate(zip(task.objectives, columns, strict=True))
+        ]
+        return torch.stack(values, dim=-1)
+
+    if len(task.objectives) == 1:
+        # Where nothing observed keeps the constraints, whatever keeps them is an improvement.
+        best = float(normalised[kept].max() if holds.any() else normalised.min())
+        function: Any = qLogExpectedImprovement(
+            surrogate.model,
+            best_f=best,
+            sampler=sampler,
+            objective=GenericMCObjective(lambda s, X=None: transform(s, X)[..., 0]),
+            constraints=constraints,
+        )
+        return Acquisition(
+            "qLogEI", function, {"best_utility": best * float(scale[0]) + float(centre[0])}
+        )
+    front = normalised[kept] if holds.any() else normalised
+    reference = infer_reference_point(front[is_non_dominated(front)])
+    with numerics():
+        function = qLogNoisyExpectedHypervolumeImprovement(
+            surrogate.model,
+            ref_point=reference,
+            X_baseline=torch.as_tensor(observed),
+            sampler=sampler,
+            objective=GenericMCMultiOutputObjective(transform),
+            constraints=constraints,
+            prune_baseline=True,
+        )
+    back = reference.numpy() * scale + centre
+    named = {o.property: float(v) for o, v in zip(task.objectives, back, strict=True)}
+    return Acquisition("qLogNEHVI", function, {"reference_utility": named})
+
+
+def greedy_batch(
+    task: Task, acquired: Acquisition, log_feasible: FloatArray
+) -> tuple[list[int], dict[int, float]]:
+    """Choose one candidate after the other, each given those before (sequential greedy).
+
+    Greedy choice reaches at least 1 - 1/e of the best batch's value for submodular acquisition
+    functions (Wilson et al., NeurIPS 2018).
+
+    Parameters
+    ----------
+    log_feasible
+        Natural logarithm of the chance of a successful synthesis, shape (n_candidates,).
+
+    Returns
+    -------
+    batch, values
+        Indices in order of choice; acquisition values of all candidates, of batch members at the
+        moment of their choice, of the others at the first step.
+    """
+    points = torch.as_tensor(task.candidate_points)
+    function = acquired.function
+    free = torch.ones(len(points), dtype=torch.bool)
+    batch: list[int] = []
+    values: dict[int, float] = {}
+    for step in range(min(task.batch_size, len(points))):
+        with torch.no_grad(), numerics():
+            parts = [function(part.unsqueeze(-2)) for part in torch.split(points, CHUNK)]
+        value = torch.cat(parts) + torch.as_tensor(log_feasible)
+        value = torch.nan_to_num(value, nan=-torch.inf)
+        pick = int(torch.where(free, value, -torch.inf).argmax())
+        if not free[pick]:  # all that is left has no finite value
+            pick = int(free.nonzero()[0, 0])
+        if step == 0:
+            values = {i: float(v) for i, v in enumerate(value) if torch.isfinite(v)}
+        values[pick] = float(torch.nan_to_num(value[pick], neginf=-1e6))
+        free[pick] = False
+        batch.append(pick)
+        with numerics():
+            function.set_X_pending(points[batch])
+    return batch, values
+
+
+def _complete(task: Task, surrogate: Surrogate) -> FloatArray:
+    """Return the distinct points at which every objective was observed, or all points observed."""
+    rows = [
+        i
+        for i, o in enumerate(task.observations)
+        if all(np.isfinite(o.values.get(g.property, np.nan)) for g in task.objectives)
+    ]
+    if rows:
+        return np.asarray(np.unique(task.observed_points[rows], axis=0))
+    sets = [task.known(name).points for name in surrogate.properties]
+    return np.asarray(np.unique(np.concatenate(sets), axis=0))
+
+
+def _modelled(task: Task, surrogate: Surrogate) -> list[Constraint]:
+    return [c for c in task.constraints if c.property in surrogate.properties]
+
+
+def _constraint_functions(task: Task, surrogate: Surrogate) -> list[Callable[[Tensor], Tensor]]:
+    """Return callables that are negative where a bound holds, in units of the observed spread."""
+    functions: list[Callable[[Tensor], Tensor]] = []
+    for constraint in _modelled(task, surrogate):
+        column = surrogate.properties.index(constraint.property)
+        scale = surrogate.scales[constraint.property]
+        for bound, sign in ((constraint.at_most, 1.0), (constraint.at_least, -1.0)):
+            if bound is not None:
+                functions.append(_bound(column, bound, sign / scale))
+    return functions
+
+
+def _bound(column: int, bound: float, factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda samples: (samples[..., column] - bound) * factor
+
+
+def _utility(objective: Objective, samples: Tensor) -> Tensor:
+    if objective.goal is Goal.MAXIMISE:
+        return samples
+    if objective.goal is Goal.MINIMISE:
+        return -samples
+    assert objective.target is not None
+    return -(samples - objective.target).abs()
