@@ -24,7 +24,7 @@ class Guards(BaseModel):
     Attributes
     ----------
     max_atoms
-        Largest cell, in atoms: 512 atoms need about 2 GiB with CHGNet.
+        Largest cell, in atoms.
     min_distance_A
         Smallest distance between atoms; the shortest bond there is, H-H, has 0.74 Angstrom.
     min_volume_A3_per_atom, max_volume_A3_per_atom

@@ -21,6 +21,9 @@ CHUNK = 200
 """Crystals in memory at once."""
 BEST_POLYMORPHS = 3
 """Polymorphs of an element that are relaxed, best single points first."""
+MAX_ATOMS_OF_ELEMENTS = 40
+"""Larger cells of elements (fullerenes, phosphorus tubes) are not relaxed: minutes each, and none
+is the ground state. Alpha sulphur has 32 atoms, alpha manganese 29."""
 BEST_PROTOTYPES = 5
 """Decorations of a composition that are relaxed, best single points first."""
 SYMMETRY_TOLERANCE_A = 0.1
@@ -94,7 +97,8 @@ def full_treatment(
         symbols = frozenset(parse_formula(record.formula))
         ranked = record.energy_eV_per_atom, crystal
         if crystal.provenance.startswith("element:"):
-            elements[record.formula].append(ranked)
+            if len(crystal.load()) <= MAX_ATOMS_OF_ELEMENTS:
+                elements[record.formula].append(ranked)
         elif any(symbols <= system for system in wanted):
             if crystal.provenance.startswith("prototype:"):
                 prototypes[record.formula].append(ranked)

@@ -9,13 +9,18 @@ process ends.)
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 
 from matterloop.adapters.potentials.engine import EngineRecipe, Task, perform
+
+LARGE_ATOMS = 40
 
 
 def main(descriptor: int, recipe: EngineRecipe) -> None:
@@ -29,8 +34,21 @@ def main(descriptor: int, recipe: EngineRecipe) -> None:
     torch.set_num_threads(1)
     engine = recipe.build()
     connection.send("ready")
+    release_memory = _memory_releaser()
     while True:
-        connection.send(perform(engine, tasks.get(), recipe))
+        task = tasks.get()
+        connection.send(perform(engine, task, recipe))
+        if len(task.structure) > LARGE_ATOMS:
+            release_memory()
+
+
+def _memory_releaser() -> Callable[[], object]:
+    """Return a function that gives freed memory back to the system, where the C library has one.
+
+    Without it a worker keeps the memory of the largest crystal that it ever computed.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return partial(trim, 0) if trim else lambda: None
 
 
 def _read(connection: Connection, tasks: SimpleQueue[Task]) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymatgen.core import Lattice, Structure
+
 from matterloop.adapters.potentials.chgnet import ChgnetPotential, identify
 from matterloop.loop.calculation import CalculationFailure, Relaxation, RelaxOptions, SinglePoint
 from matterloop.loop.errors import PotentialError
-from pymatgen.core import Lattice, Structure
 
 
 def rock_salt(a: float, cation: str, anion: str) -> Structure:

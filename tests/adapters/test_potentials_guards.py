@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from pymatgen.core import Lattice, Structure
+
 from matterloop.adapters.potentials.chgnet import ChgnetPotential
 from matterloop.adapters.potentials.guards import Guards, shortest_distance
 from matterloop.loop.calculation import CalculationFailure, RelaxOptions, SinglePoint
-from pydantic import ValidationError
-from pymatgen.core import Lattice, Structure
 
 NACL = Structure(Lattice.cubic(4.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 ABSURD = {
@@ -28,6 +29,16 @@ ABSURD = {
     "disordered": (Structure(Lattice.cubic(3), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]]), "disordered"),
     "lonely atom": (Structure(Lattice.cubic(6.5), ["Ar"], [[0, 0, 0]]), "isolated"),
 }
+
+
+def test_a_crystal_too_large_for_the_memory_is_refused():
+    small = ChgnetPotential.Settings(max_memory_GB=0.2)
+    diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.57), ["C"], [[0, 0, 0]])
+    with ChgnetPotential(small) as potential:
+        fits, refused = potential.single_points([diamond.get_primitive_structure(), diamond])
+    assert isinstance(fits, SinglePoint)
+    assert isinstance(refused, CalculationFailure)
+    assert "0.6 GB" in refused.reason
 
 
 @pytest.fixture(scope="module")
