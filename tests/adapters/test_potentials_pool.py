@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from pymatgen.core import Lattice, Structure
+
 from matterloop.adapters.potentials.chgnet import ChgnetPotential
 from matterloop.adapters.potentials.engine import EngineRecipe, Task
 from matterloop.adapters.potentials.pool import WorkerPool
 from matterloop.loop.calculation import CalculationFailure, RelaxOptions, SinglePoint
 from matterloop.loop.errors import PotentialError
-from pymatgen.core import Lattice, Structure
 
 
 def crystal(a: float) -> Structure:

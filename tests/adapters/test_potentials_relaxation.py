@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from pymatgen.core import Lattice, Structure
+
 from matterloop.adapters.potentials.chgnet import load_engine
 from matterloop.adapters.potentials.engine import single_point
 from matterloop.adapters.potentials.guards import Guards
 from matterloop.adapters.potentials.relaxation import relax
 from matterloop.loop.calculation import CalculationFailure, Relaxation, RelaxOptions, SinglePoint
-from pymatgen.core import Lattice, Structure
 
 GUARDS = Guards()
 NACL = Structure.from_spacegroup(
