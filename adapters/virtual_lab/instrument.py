@@ -199,13 +199,18 @@ class VirtualInstrument(ABC, Generic[RequestT, ResultT]):
                 station.join(left)
         return True
 
-    def close(self) -> None:
-        """Let the stations end after the run each is at; open runs wait in the logbook."""
+    def close(self, wait_s: float = 10.0) -> None:
+        """Let the stations end after the run each is at, and wait for them for a while.
+
+        Open runs stay in the logbook. A station that is still at work afterwards loses its run back
+        to the logbook as soon as the potential is closed.
+        """
         self._closing.set()
+        deadline = time.monotonic() + wait_s
         with self._lock:
             stations = list(self._stations)
         for station in stations:
-            station.join()
+            station.join(max(0.0, deadline - time.monotonic()))
 
     def _relax(self, structure: Structure) -> Relaxation:
         """Relax a crystal fully with the workshop's potential.

@@ -170,6 +170,7 @@ print("all runs done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_changes_nothing(bench, tmp_path):
     hull_file = tmp_path / "hull.csv.gz"
     bench.hull.save(hull_file, {"sources": [], "licence": "MIT", "settings": {}})
