@@ -9,8 +9,9 @@ from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import new_id
 
 if TYPE_CHECKING:
-    from matterloop.loop.hull import ReferenceHull
     from sqlalchemy.orm import Session
+
+    from matterloop.loop.hull import ReferenceHull
 
 __all__ = ["write_report"]
 

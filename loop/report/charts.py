@@ -108,7 +108,7 @@ def progress_figure(
                 "tickformat": "d",
                 "dtick": 1 if max(len(c.best) for c in curves) <= 12 else None,
             },
-            yaxis={"title": {"text": _progress_title(single, objectives, units)}},
+            yaxis={"title": {"text": _progress_title(single, units)}},
             hovermode="x unified" if len(curves) > 1 else "closest",
         )
     )
@@ -149,9 +149,7 @@ def _undone(objective: Objective, utility: float, units: dict[str, str]) -> str:
     return f"{bare_text(value)}{tail}"
 
 
-def _progress_title(
-    single: Objective | None, objectives: Sequence[Objective], units: dict[str, str]
-) -> str:
+def _progress_title(single: Objective | None, units: dict[str, str]) -> str:
     if single is None:
         return "dominated hypervolume (share of the box)"
     name = property_text(single.property, units[single.property])

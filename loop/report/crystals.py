@@ -9,8 +9,9 @@ from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matterloop.loop.report.charts import GREY, layout
 from numpy.typing import NDArray
+
+from matterloop.loop.report.charts import GREY, layout
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -141,9 +142,10 @@ def _sorted(
                 values.extend([*(round(float(x), 3) for x in trace[axis]), None])
         elif trace.marker.color is not None and not str(trace.name).startswith("node"):
             element = str(trace.name).removeprefix("Image of ")
-            look_of_atom = str(trace.marker.color), float(trace.marker.size), []
-            centres = atoms.setdefault(element, look_of_atom)[2]
-            centres.extend(zip(trace.x, trace.y, trace.z, strict=True))
+            colour, radius = str(trace.marker.color), float(trace.marker.size)
+            atoms.setdefault(element, (colour, radius, []))[2].extend(
+                zip(trace.x, trace.y, trace.z, strict=True)
+            )
     joined = [
         {
             "mode": "lines",
@@ -170,8 +172,8 @@ def _spheres(centres: NDArray[np.float64], radius: float, fineness: int) -> dict
 
 @cache
 def _icosphere(fineness: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Unit sphere from an icosahedron whose triangles are split in four, `fineness` times."""
-    from scipy.spatial import ConvexHull
+    """Split an icosahedron's triangles in four, `fineness` times: a unit sphere."""
+    from scipy.spatial import ConvexHull  # type: ignore[import-untyped]
 
     golden = (1 + 5**0.5) / 2
     base = [(0.0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]

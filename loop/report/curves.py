@@ -99,18 +99,16 @@ def pareto_ids(outcomes: Sequence[Outcome]) -> set[str]:
     }
 
 
-def ranked(
-    outcomes: Mapping[str, Sequence[Outcome]], objectives: Sequence[Objective]
-) -> list[tuple[Outcome, list[str]]]:
+def ranked(outcomes: Mapping[str, Sequence[Outcome]]) -> list[tuple[Outcome, list[str]]]:
     """Return experiments that were measured, best first, with the arms that chose them.
 
-    Those that keep the constraints come first. Several objectives: by Pareto front, within a front by the
-    sum of utilities scaled to the observed range. Then those that break a constraint, likewise.
+    Those that keep the constraints come first, by Pareto front and within a front by the sum of
+    utilities scaled to the observed range; then those that break a constraint, likewise.
     """
     found = [pair for pair in distinct(outcomes).values() if pair[0].utilities is not None]
     good = [pair for pair in found if pair[0].counts]
     rest = [pair for pair in found if not pair[0].counts]
-    return [*_by_front(good, objectives), *_by_front(rest, objectives)]
+    return [*_by_front(good), *_by_front(rest)]
 
 
 def display_value(objective: Objective, utility: float) -> float:
@@ -161,7 +159,7 @@ def _dominates(left: Sequence[float], right: Sequence[float]) -> bool:
 
 
 def _by_front(
-    found: list[tuple[Outcome, list[str]]], objectives: Sequence[Objective]
+    found: list[tuple[Outcome, list[str]]],
 ) -> list[tuple[Outcome, list[str]]]:
     utilities = {o.candidate.id: o.utilities for o, _ in found if o.utilities is not None}
     spans = [

@@ -2,8 +2,8 @@
 
 Two elements: formation energy against composition with the hull as a line. Three: the Gibbs
 triangle; four: the composition tetrahedron, both with the stable reference phases, the tie lines
-between them and the candidates coloured by their energy above hull. For any system: energy above hull
-by composition.
+between them and the candidates coloured by their energy above hull. For any system: the energy
+above hull by composition.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from matterloop.loop.report.wording import figure_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
     from matterloop.loop.hull import ReferenceHull
 
 SHOWN_COMPOSITIONS = 40

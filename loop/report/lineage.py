@@ -17,6 +17,7 @@ from matterloop.loop.report.record import (
     SampleRecord,
 )
 from matterloop.loop.report.wording import (
+    bare_text,
     figure_text,
     plain_text,
     property_text,
@@ -133,12 +134,12 @@ def _decided(decision: DecisionRecord, units: Mapping[str, str]) -> Step:
 
 def _planned(recipe: RecipeRecord) -> Step:
     lines = [
-        f"{recipe.method} at {plain_text(recipe.temperature_K)} K and"
-        f" {plain_text(recipe.pressure_GPa)} GPa for {plain_text(recipe.time_h)} h in"
+        f"{recipe.method} at {bare_text(recipe.temperature_K)} K and"
+        f" {bare_text(recipe.pressure_GPa)} GPa for {bare_text(recipe.time_h)} h in"
         f" {recipe.atmosphere}, planned by {recipe.planner}"
     ]
     if recipe.precursors:
-        amounts = (f"{plain_text(mol)} mol {formula}" for formula, mol in recipe.precursors)
+        amounts = (f"{bare_text(mol)} mol {formula}" for formula, mol in recipe.precursors)
         lines.append(f"precursors: {', '.join(amounts)}")
     return Step("Recipe", tuple(lines), (("recipe", recipe.id),))
 
@@ -182,7 +183,7 @@ def _measured(candidate: CandidateRecord, sample: SampleRecord) -> list[Step]:
 
 def _job_line(job: JobRecord) -> str:
     return (
-        f"{job.instrument}: {job.state}; cost {plain_text(job.cost)}, {plain_text(job.duration_h)} h"
+        f"{job.instrument}: {job.state}; cost {bare_text(job.cost)}, {bare_text(job.duration_h)} h"
         f" of laboratory time, seed {job.seed}, key {job.key[:12]}"
     )
 

@@ -106,7 +106,7 @@ def distinct(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, tuple[Outco
 
 
 def _experiment(candidate: CandidateRecord, cycle: int) -> JobRecord | None:
-    """The experiment that an arm's choice in `cycle` led to, or that had been done before."""
+    """Find the experiment that an arm's choice in `cycle` led to, or that had been done before."""
     jobs = [job for job in candidate.jobs if is_experiment(job) and job.cycle <= cycle]
     return max(jobs, key=lambda job: (job.cycle, job.id)) if jobs else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
 from matterloop.loop.budget import Spending
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.report import charts, wording
@@ -27,8 +28,9 @@ from matterloop.loop.report.record import CampaignRecord, FigureRecord
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from matterloop.loop.hull import ReferenceHull
     from pymatgen.core import Structure
+
+    from matterloop.loop.hull import ReferenceHull
 
 BEST = 12
 """Rows of the table of best candidates."""
@@ -132,7 +134,7 @@ def _content(
     objectives = record.spec.objectives
     outcomes = outcomes_by_arm(record)
     curves, box = best_so_far(outcomes, objectives)
-    best = ranked(outcomes, objectives)
+    best = ranked(outcomes)
     columns = tuple(dict.fromkeys((*record.spec.wanted_properties, *_measured(best))))
     front = pareto_ids([outcome for outcome, _ in best])
     winners = tuple(

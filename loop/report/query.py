@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
 
 from matterloop.loop.errors import CampaignNotFoundError
 from matterloop.loop.ledger import models
@@ -31,8 +34,6 @@ from matterloop.loop.report.rows import (
     verdict_record,
 )
 from matterloop.loop.spec import CampaignSpec
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -46,7 +47,6 @@ _SUN = {
     "relaxed-unique": "unique",
     "relaxed-novel": "novel",
 }
-_Row = TypeVar("_Row")
 _CHUNK = 500  # SQLite takes at most 999 (older builds) or 32,766 bound parameters
 
 
@@ -230,6 +230,8 @@ def _decisions(
     ).all()
     found: dict[str, list[DecisionRecord]] = defaultdict(list)
     for row, verdict in rows:
+        if row.rank is None:
+            continue
         found[row.candidate_id].append(
             DecisionRecord(
                 id=row.id,
@@ -341,9 +343,7 @@ def _grouped(session: Session, table: Any, candidate_ids: list[str]) -> dict[str
     return grouped
 
 
-def _in_chunks(
-    session: Session, query: Select[tuple[_Row]], column: Any, values: list[str]
-) -> list[_Row]:
+def _in_chunks(session: Session, query: Select[Any], column: Any, values: list[str]) -> list[Any]:
     return [
         row for chunk in _chunks(values) for row in session.scalars(query.where(column.in_(chunk)))
     ]

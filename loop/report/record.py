@@ -179,7 +179,7 @@ class CandidateRecord:
         return self.relaxed or self.crystal
 
     def screening(self, name: str) -> FigureRecord | None:
-        """The last cheap-fidelity figure of a property, or None."""
+        """Return the last cheap-fidelity figure of a property, or None."""
         found = [f for f in self.figures if f.property == name and f.fidelity == "screening"]
         return found[-1] if found else None
 

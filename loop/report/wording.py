@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from math import floor, isfinite, log10
 
 from markupsafe import Markup, escape
+
 from matterloop.loop.spec import CampaignSpec, Constraint, Goal, Objective, SearchSpace
 
 MINUS, TIMES, THIN_SPACE = "−", "×", "\u202f"
 _UNITS = {"A^3/atom": "Å³/atom", "g/cm^3": "g/cm³", "1": ""}
-FLAGS: Mapping[str, str] = {
-    "thin-hull": "The reference hull knows few phases around this composition: the true energy above"
-    " hull is probably larger.",
-    "thin": "The reference hull knows few phases around this composition: the true energy above"
-    " hull is probably larger.",
-}
+_THIN = (
+    "The reference hull knows few phases around this composition: the true energy above hull is"
+    " probably larger."
+)
+FLAGS: Mapping[str, str] = {"thin-hull": _THIN}
 
 
 def unit_text(unit: str) -> str:
@@ -67,7 +67,7 @@ def plain_text(value: float, digits: int = 4) -> str:
 
 def bare_text(value: float) -> str:
     """Write a number that somebody chose, or a rough one: three digits, no trailing zeros."""
-    return f"{value:.3g}".replace("-", MINUS)
+    return (f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}").replace("-", MINUS)
 
 
 def _signed(value: float, decimals: int) -> str:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pymatgen.core import Lattice, Structure
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
+
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.identifiers import content_hash, derive_seed, job_key
 from matterloop.loop.ledger.models import (
@@ -25,10 +30,6 @@ from matterloop.loop.ledger.models import (
 )
 from matterloop.loop.ledger.structures import put_structure
 from matterloop.loop.spec import CampaignSpec
-from pymatgen.core import Lattice, Structure
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.orm import Session
-from sqlalchemy.pool import StaticPool
 
 Value = tuple[float, float | None]
 """A figure and its uncertainty, in the property's unit."""
@@ -43,17 +44,17 @@ def memory_engine() -> Engine:
 
 
 def rock_salt(cation: str, anion: str, a: float) -> Structure:
-    cell = Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(a), [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]]
-    )
-    return cell.get_primitive_structure()
+    """Fm-3m, two atoms in the primitive cell."""
+    return Structure(_fcc(a), [cation, anion], [[0, 0, 0], [0.5] * 3])
 
 
 def antifluorite(cation: str, anion: str, a: float) -> Structure:
-    cell = Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(a), [cation, anion], [[0.25, 0.25, 0.25], [0, 0, 0]]
-    )
-    return cell.get_primitive_structure()
+    """Fm-3m, three atoms in the primitive cell."""
+    return Structure(_fcc(a), [cation, cation, anion], [[0.25] * 3, [0.75] * 3, [0, 0, 0]])
+
+
+def _fcc(a: float) -> Lattice:
+    return Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]])
 
 
 def argyrodite(a: float = 9.85) -> Structure:
@@ -62,7 +63,7 @@ def argyrodite(a: float = 9.85) -> Structure:
         "F-43m",
         Lattice.cubic(a),
         ["Li", "P", "S", "S", "Cl"],
-        [[0.183, 0.25, 0.25], [0.5, 0.5, 0.5], [0.6185] * 3, [0.25] * 3, [0, 0, 0]],
+        [[0.02, 0.25, 0.25], [0.5, 0.5, 0.5], [0.6185] * 3, [0.25] * 3, [0, 0, 0]],
     )
     return cell.get_primitive_structure()
 
