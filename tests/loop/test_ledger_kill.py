@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def furnace(path: Path) -> ToyFurnace:
     return ToyFurnace(path, latency_s=0.06, polls=2, transient_every=6)
 
 
-def run(url: str, path: Path, job_ids: list[str]) -> None:
+def run(url: str, path: Path, job_ids: list[str], ready: Connection) -> None:
     """What each runner process does."""
+    ready.send(True)
     JobDriver(open_engine(url), {ToyFurnace.name: furnace(path)}, OPTIONS).run(
         job_ids, store_sample
     )
@@ -51,13 +53,17 @@ def test_two_runners_killed_at_random_lose_and_double_nothing(ledger_database, t
     context.set_forkserver_preload(["ledger_toy_lab", "psycopg"])
 
     def start() -> BaseProcess:
-        process = context.Process(target=run, args=(ledger_database.url, memory, job_ids))
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=run, args=(ledger_database.url, memory, job_ids, there))
         process.start()
+        here.recv()  # the kill timer starts when the runner does
+        here.close()
+        there.close()
         return process
 
     runners = [start(), start()]
     for _ in range(KILLS):
-        time.sleep(draw.uniform(0.05, 0.35))  # the kill timer
+        time.sleep(draw.uniform(0.02, 0.25))  # the kill timer
         victim = draw.randrange(2)
         runners[victim].kill()
         runners[victim].join()
