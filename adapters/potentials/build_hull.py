@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -59,7 +60,10 @@ def compute(
     mp_key: Annotated[str | None, typer.Option(help="API key, or MP_API_KEY.")] = None,
     system: Annotated[
         list[str] | None,
-        typer.Option(help="Relax everything in this system, decorated prototypes included."),
+        typer.Option(
+            help="Relax everything in this system, decorated prototypes included; the first"
+            " that is named comes before all else."
+        ),
     ] = None,
     prefer: Annotated[
         list[str] | None, typer.Option(help="Relax this system's near-hull crystals first.")
@@ -85,15 +89,18 @@ def compute(
         BuildState(state_file, potential.identity) as state,
         _progress() as bars,
     ):
-        # Elements and full systems first, so that a useful table exists within minutes.
-        urgent = [crystal for crystal in crystals if _is_urgent(crystal, systems)]
-        bar = bars.add_task("single points, elements and full systems", total=len(urgent))
-        single_points(state, potential, urgent, lambda n: bars.advance(bar, n))
-        chosen = full_treatment(state, urgent, systems)
-        bar = bars.add_task("relaxing elements and full systems", total=len(chosen))
+        # The elements and the first system first, so that a useful table exists within minutes.
+        first = [crystal for crystal in crystals if _belongs(crystal, systems[:1])]
+        bar = bars.add_task("single points: elements, first system", total=len(first))
+        single_points(state, potential, first, lambda n: bars.advance(bar, n))
+        chosen = full_treatment(state, first, systems[:1])
+        bar = bars.add_task("relaxing elements, first system", total=len(chosen))
         relaxations(state, potential, chosen, OPTIONS, lambda n: bars.advance(bar, n))
-        bar = bars.add_task("single points", total=len(crystals))
+        bar = bars.add_task("single points: everything", total=len(crystals))
         single_points(state, potential, crystals, lambda n: bars.advance(bar, n))
+        chosen = full_treatment(state, crystals, systems)
+        bar = bars.add_task("relaxing the systems", total=len(chosen))
+        relaxations(state, potential, chosen, OPTIONS, lambda n: bars.advance(bar, n))
         chosen = near_hull(state, crystals, near, preferred)
         bar = bars.add_task(f"relaxing within {near:g} eV/atom", total=len(chosen))
         done = relaxations(
@@ -158,6 +165,7 @@ def progress(state_file: State, version: VersionOption = "0.3.0") -> None:
 
 def main() -> None:
     """Run the command line; an error raised on purpose is one message and an exit code."""
+    warnings.filterwarnings("ignore", message="No Pauling electronegativity")  # of He, Ne, Ar
     try:
         app()
     except MatterloopError as error:
@@ -193,7 +201,8 @@ def _unique(crystals: Iterator[SourceCrystal]) -> list[SourceCrystal]:
     return list(found.values())
 
 
-def _is_urgent(crystal: SourceCrystal, systems: list[str]) -> bool:
+def _belongs(crystal: SourceCrystal, systems: list[str]) -> bool:
+    """Tell whether a crystal is an element or inside one of some systems."""
     if crystal.counts is None:
         return False
     return len(crystal.counts) == 1 or any(

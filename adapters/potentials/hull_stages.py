@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matterloop.adapters.potentials.hull_sources import SourceCrystal, counts_of, formula_of
@@ -29,6 +29,7 @@ BEST_PROTOTYPES = 5
 SYMMETRY_TOLERANCE_A = 0.1
 
 Advance = Callable[[int], None]
+_Ranked = dict[str, list[tuple[float, SourceCrystal]]]
 
 
 def single_points(
@@ -81,34 +82,34 @@ def relaxations(
 def full_treatment(
     state: BuildState, crystals: Iterable[SourceCrystal], systems: Sequence[str]
 ) -> list[SourceCrystal]:
-    """Choose what is relaxed whatever its energy.
+    """Choose what is relaxed whatever its energy, the most important first.
 
-    The best polymorphs of every element, then every crystal inside `systems`; of decorated
-    prototypes the best few per composition.
+    The best polymorphs of every element; then, system by system, its crystals and of its decorated
+    prototypes the best few per composition: first the best of each, then the second best.
     """
     wanted = [frozenset(system.split("-")) for system in systems]
-    elements: dict[str, list[tuple[float, SourceCrystal]]] = defaultdict(list)
-    prototypes: dict[str, list[tuple[float, SourceCrystal]]] = defaultdict(list)
-    others: list[SourceCrystal] = []
+    elements: _Ranked = defaultdict(list)
+    prototypes: list[_Ranked] = [defaultdict(list) for _ in wanted]
+    others: list[list[SourceCrystal]] = [[] for _ in wanted]
     for crystal in crystals:
         record = state.records.get(("single", crystal.provenance))
         if record is None or record.energy_eV_per_atom is None:
             continue
         symbols = frozenset(parse_formula(record.formula))
         ranked = record.energy_eV_per_atom, crystal
+        place = next((i for i, system in enumerate(wanted) if symbols <= system), None)
         if crystal.provenance.startswith("element:"):
             if len(crystal.load()) <= MAX_ATOMS_OF_ELEMENTS:
                 elements[record.formula].append(ranked)
-        elif any(symbols <= system for system in wanted):
-            if crystal.provenance.startswith("prototype:"):
-                prototypes[record.formula].append(ranked)
-            else:
-                others.append(crystal)
-    return [
-        *_best(elements, BEST_POLYMORPHS),
-        *sorted(others, key=lambda crystal: crystal.provenance),
-        *_best(prototypes, BEST_PROTOTYPES),
-    ]
+        elif place is not None and crystal.provenance.startswith("prototype:"):
+            prototypes[place][record.formula].append(ranked)
+        elif place is not None:
+            others[place].append(crystal)
+    chosen = list(_best(elements, BEST_POLYMORPHS))
+    for rows, decorations in zip(others, prototypes, strict=True):
+        chosen += sorted(rows, key=lambda crystal: crystal.provenance)
+        chosen += _best(decorations, BEST_PROTOTYPES)
+    return chosen
 
 
 def near_hull(
@@ -151,10 +152,14 @@ def near_hull(
     return [by_provenance[provenance] for _, _, provenance in sorted(ranked)]
 
 
-def _best(groups: dict[str, list[tuple[float, SourceCrystal]]], n: int) -> Iterable[SourceCrystal]:
-    for _, ranked in sorted(groups.items()):
-        for _, crystal in sorted(ranked, key=lambda pair: (pair[0], pair[1].provenance))[:n]:
-            yield crystal
+def _best(groups: _Ranked, n: int) -> Iterator[SourceCrystal]:
+    """Yield the lowest of every group, then the second lowest of every group, and so on."""
+    ordered = [
+        [crystal for _, crystal in sorted(group, key=lambda pair: (pair[0], pair[1].provenance))]
+        for _, group in sorted(groups.items())
+    ]
+    for rank in range(n):
+        yield from (group[rank] for group in ordered if rank < len(group))
 
 
 def _load(crystal: SourceCrystal) -> Structure | str:
