@@ -41,8 +41,20 @@
     });
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
-  addEventListener("beforeprint", repaint);
-  addEventListener("afterprint", repaint);
+
+  // Paper is white and about 650 pixels wide; the charts are drawn anew for it, and again afterwards.
+  const wide = plots.filter((plot) => !plot.closest(".crystals"));
+  const resize = (width) => wide.forEach((plot) => Plotly.relayout(plot, { width, autosize: !width }));
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("paper");
+    repaint();
+    resize(620);
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("paper");
+    repaint();
+    resize(null);
+  });
 
   // Turning a crystal moves the camera around the vertical axis; only what is on the screen turns.
   const turning = new Set();
@@ -83,7 +95,7 @@
     turn(button, plot, place === 0 && !calm.matches);
   });
 
-  // A lineage that is linked to opens, and so does everything on paper.
+  // A lineage that is linked to opens.
   const open = () => {
     const details = document.getElementById(location.hash.slice(1));
     if (details instanceof HTMLDetailsElement) details.open = true;
