@@ -1,7 +1,12 @@
 """Acquisition functions over a discrete pool, and the greedy choice of a batch.
 
-One objective: qLogExpectedImprovement; several: qLogNoisyExpectedHypervolumeImprovement (Ament et
-al., NeurIPS 2023; Daulton et al., NeurIPS 2021). Objectives act on posterior samples of the
+One objective: expected improvement, qLogNoisyExpectedImprovement; several: expected hypervolume
+improvement, qLogNoisyExpectedHypervolumeImprovement (Ament et al., NeurIPS 2023; Daulton et al.,
+NeurIPS 2021). Both are noisy: the incumbent is what the model believes of the crystals already
+made, not the luckiest measurement. Both are incremental: they count what a candidate adds to those
+chosen before it. The joint value of qLogExpectedImprovement does not do: next to one candidate that
+surely improves, all others look alike within its smoothing, and the batch is filled by accident.
+ Objectives act on posterior samples of the
 measured property itself: for a target value, -|x - target| is applied to the samples, because the
 property is smooth where the transformed value has a kink. Constraints are outcome constraints on
 modelled properties, the chance of a successful synthesis is a factor (its logarithm a summand).
@@ -15,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from botorch.acquisition.logei import qLogExpectedImprovement
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.acquisition.objective import GenericMCObjective
@@ -55,20 +60,21 @@ class Acquisition:
 def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisition:
     """Build the acquisition function that fits the number of objectives.
 
-    Utilities are shifted and scaled to the spread of the observed ones, so that the smoothing
+    Utilities are shifted and scaled to the spread of the observed values, so that the smoothing
     constants of BoTorch, made for values around one, mean the same in GPa and in eV/atom.
     """
     observed = _complete(task, surrogate)
-    means = surrogate.predict(observed)
+    believed = surrogate.predict(observed)
     holds = np.array(
-        [all(c.holds(m[c.property].mean) for c in _modelled(task, surrogate)) for m in means],
+        [all(c.holds(m[c.property].mean) for c in _modelled(task, surrogate)) for m in believed],
         dtype=bool,
     )
     utility = np.array(
-        [[o.utility(m[o.property].mean) for o in task.objectives] for m in means], dtype=float
+        [[o.utility(m[o.property].mean) for o in task.objectives] for m in believed], dtype=float
     )
     centre = utility.mean(axis=0)
     scale = np.array([surrogate.scales[o.property] for o in task.objectives])
+    means = np.array([surrogate.centres[o.property] for o in task.objectives])
     sampler = SobolQMCNormalSampler(torch.Size([mc_samples]), seed=task.seed % 2**31)
     constraints = _constraint_functions(task, surrogate) or None
     columns = [surrogate.properties.index(o.property) for o in task.objectives]
@@ -77,24 +83,24 @@ def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisi
 
     def transform(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
         values = [
-            (_utility(o, samples[..., column]) - centre[i]) / scale[i]
+            (_utility(o, samples[..., column] * scale[i] + means[i]) - centre[i]) / scale[i]
             for i, (o, column) in enumerate(zip(task.objectives, columns, strict=True))
         ]
         return torch.stack(values, dim=-1)
 
     if len(task.objectives) == 1:
-        # Where nothing observed keeps the constraints, whatever keeps them is an improvement.
-        best = float(normalised[kept].max() if holds.any() else normalised.min())
-        function: Any = qLogExpectedImprovement(
-            surrogate.model,
-            best_f=best,
-            sampler=sampler,
-            objective=GenericMCObjective(lambda s, X=None: transform(s, X)[..., 0]),
-            constraints=constraints,
-        )
-        return Acquisition(
-            "qLogEI", function, {"best_utility": best * float(scale[0]) + float(centre[0])}
-        )
+        with numerics():
+            function: Any = qLogNoisyExpectedImprovement(
+                surrogate.model,
+                X_baseline=torch.as_tensor(observed),
+                sampler=sampler,
+                objective=GenericMCObjective(lambda s, X=None: transform(s, X)[..., 0]),
+                constraints=constraints,
+                prune_baseline=True,
+                incremental=True,
+            )
+        best = float(utility[holds, 0].max()) if holds.any() else None
+        return Acquisition("qLogNEI", function, {"best_utility": best})
     front = normalised[kept] if holds.any() else normalised
     reference = infer_reference_point(front[is_non_dominated(front)])
     with numerics():
@@ -176,15 +182,16 @@ def _constraint_functions(task: Task, surrogate: Surrogate) -> list[Callable[[Te
     functions: list[Callable[[Tensor], Tensor]] = []
     for constraint in _modelled(task, surrogate):
         column = surrogate.properties.index(constraint.property)
+        centre = surrogate.centres[constraint.property]
         scale = surrogate.scales[constraint.property]
         for bound, sign in ((constraint.at_most, 1.0), (constraint.at_least, -1.0)):
             if bound is not None:
-                functions.append(_bound(column, bound, sign / scale))
+                functions.append(_bound(column, (bound - centre) / scale, sign))
     return functions
 
 
-def _bound(column: int, bound: float, factor: float) -> Callable[[Tensor], Tensor]:
-    return lambda samples: (samples[..., column] - bound) * factor
+def _bound(column: int, bound: float, sign: float) -> Callable[[Tensor], Tensor]:
+    return lambda samples: (samples[..., column] - bound) * sign
 
 
 def _utility(objective: Objective, samples: Tensor) -> Tensor:

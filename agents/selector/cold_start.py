@@ -22,7 +22,8 @@ class ColdStart:
     score
         Value of every candidate at the moment of its choice, or at the first step.
     distance, promise
-        The two terms of the score, shape (n_candidates,), 0 to 1.
+        The two terms of the score, shape (n_candidates,); 0 to 1, but promise is lower
+        by 3 for each broken constraint.
     screened
         Properties whose screening values entered.
     """
@@ -41,7 +42,8 @@ def cold_start(task: Task) -> ColdStart:
     (relative to the largest such distance; the farthest-point design of Kennard and Stone,
     Technometrics 11, 137 (1969)) and its promise. Promise is the mean rank, 0 to 1, over the
     objectives whose property was screened; a candidate whose screening values break a constraint
-    has promise minus one. Without screening values only distance counts. The seed breaks ties.
+    comes after all that break fewer (promise lower by three). Without screening values only
+    distance counts. The seed breaks ties.
     """
     points, n = task.candidate_points, len(task.candidates)
     promise, screened = _promise(task)
@@ -88,7 +90,7 @@ def _promise(task: Task) -> tuple[FloatArray, tuple[str, ...]]:
     for constraint in task.constraints:
         values = _screening(task, constraint.property)
         broken = np.array([np.isfinite(v) and not constraint.holds(v) for v in values], dtype=bool)
-        promise = promise - broken
+        promise = promise - 3.0 * broken
         if np.isfinite(values).any():
             screened.append(constraint.property)
     return promise, tuple(dict.fromkeys(screened))

@@ -18,7 +18,6 @@ import torch
 from botorch.exceptions import InputDataWarning, ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import ModelListGP, SingleTaskGP
-from botorch.models.transforms import Standardize
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from matterloop.agents.selector.features import FloatArray
@@ -57,9 +56,11 @@ class Surrogate:
     properties
         Order of the model's outputs.
     model
-        A BoTorch `ModelListGP`; posteriors are in the properties' units.
-    scales
-        Property to standard deviation of its observed values (1 where they are all equal).
+        A BoTorch `ModelListGP` of the standardised values, (value - centre) / scale. Standardised
+        outside the model: posteriors keep the order of one, for which jitter and smoothing
+        constants are made, whatever the unit.
+    centres, scales
+        Property to mean and standard deviation of its observed values (1 where all are equal).
     sha256
         Hash of hyperparameters and training data.
     details
@@ -69,6 +70,7 @@ class Surrogate:
 
     properties: tuple[str, ...]
     model: Any
+    centres: Mapping[str, float]
     scales: Mapping[str, float]
     sha256: str
     details: Mapping[str, Any]
@@ -81,7 +83,10 @@ class Surrogate:
             stds = np.stack([p.variance.sqrt().squeeze(-1).numpy() for p in posterior], axis=1)
         return [
             {
-                name: Prediction(float(means[row, i]), float(stds[row, i]))
+                name: Prediction(
+                    float(means[row, i]) * self.scales[name] + self.centres[name],
+                    float(stds[row, i]) * self.scales[name],
+                )
                 for i, name in enumerate(self.properties)
             }
             for row in range(len(points))
@@ -114,7 +119,10 @@ def fit_surrogate(data: Mapping[str, TrainingSet]) -> Surrogate:
         for array in (training.points, training.values, training.uncertainties):
             digest.update(np.ascontiguousarray(array).tobytes())
     scales = {name: _spread(training.values) for name, training in data.items()}
-    return Surrogate(tuple(data), ModelListGP(*models), scales, digest.hexdigest(), details)
+    centres = {name: float(training.values.mean()) for name, training in data.items()}
+    return Surrogate(
+        tuple(data), ModelListGP(*models), centres, scales, digest.hexdigest(), details
+    )
 
 
 @contextmanager
@@ -136,33 +144,37 @@ def numerics() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=InputDataWarning)
         warnings.filterwarnings("ignore", message="A not p.d., added jitter")
+        warnings.filterwarnings("ignore", message="Very small noise values detected")
         warnings.filterwarnings("ignore", message="An input array is constant")
         yield
 
 
 def _fit_one(training: TrainingSet) -> tuple[Any, bool]:
     x = torch.as_tensor(training.points, dtype=torch.float64)
-    y = torch.as_tensor(training.values, dtype=torch.float64).unsqueeze(-1)
+    scale = _spread(training.values)
+    standard = (training.values - training.values.mean()) / scale
+    y = torch.as_tensor(standard, dtype=torch.float64).unsqueeze(-1)
+    noise = _variances(training, scale)
     with numerics():
-        model = SingleTaskGP(x, y, _variances(training), outcome_transform=Standardize(m=1))
+        model = SingleTaskGP(x, y, noise, outcome_transform=None)
         if _spread(training.values, default=0.0) == 0.0:
             return model.eval(), False  # equal values tell nothing about length scales
         try:
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
         except ModelFittingError:
-            model = SingleTaskGP(x, y, _variances(training), outcome_transform=Standardize(m=1))
+            model = SingleTaskGP(x, y, noise, outcome_transform=None)
             return model.eval(), False
     return model, True
 
 
-def _variances(training: TrainingSet) -> torch.Tensor | None:
-    """Return the noise variance per observation, or None to have it fitted where none is known."""
+def _variances(training: TrainingSet, scale: float) -> torch.Tensor | None:
+    """Return the standardised noise variances, or None to have one fitted where none is known."""
     given = np.isfinite(training.uncertainties)
     if not given.any():
         return None
     typical = float(np.median(training.uncertainties[given]))
     std = np.where(given, training.uncertainties, typical)
-    std = np.maximum(std, MIN_RELATIVE_NOISE * _spread(training.values))
+    std = np.maximum(std / scale, MIN_RELATIVE_NOISE)
     return torch.as_tensor(std**2, dtype=torch.float64).unsqueeze(-1)
 
 
