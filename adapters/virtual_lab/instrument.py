@@ -185,18 +185,20 @@ class VirtualInstrument(ABC, Generic[RequestT, ResultT]):
         """Return how often each key was submitted; 1 for every key, if all went well."""
         return self._logbook.submissions()
 
-    def drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until no run is open; True if so, False after `timeout_s` seconds."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def drain(self, timeout_s: float = float("inf")) -> bool:
+        """Wait until no run is open; False if `timeout_s` ran out or the instrument was closed."""
+        deadline = time.monotonic() + timeout_s
         while self._logbook.open_runs():
             self._start_stations()
+            pause = min(0.5, deadline - time.monotonic())
+            if pause <= 0:
+                return False
             with self._lock:
-                stations = list(self._stations)
-            for station in stations:
-                left = 0.5 if deadline is None else min(0.5, deadline - time.monotonic())
-                if left <= 0:
-                    return False
-                station.join(left)
+                station = next(iter(self._stations), None)
+            if station is not None:
+                station.join(pause)
+            elif self._closing.wait(pause):  # otherwise another process is at it
+                return False
         return True
 
     def close(self, wait_s: float = 10.0) -> None:

@@ -17,8 +17,11 @@ from matterloop.loop.errors import (
     AbortedError,
     FailureKind,
     InfeasibleError,
+    InstrumentFaultError,
     PolicyViolationError,
+    PotentialError,
     SpecError,
+    TransientError,
     UsageError,
 )
 from matterloop.loop.experiment import Handle, Phase
@@ -60,6 +63,7 @@ def test_an_open_run_cannot_be_collected_but_cancelled(bench):
     meter = dormant(VirtualPycnometer(VirtualPycnometer.Settings(), bench))
     handle = meter.submit("key", characterization(NACL, "density"))
     assert not meter.poll(handle).finished
+    assert not meter.drain(), "a closed instrument does no work"
     with pytest.raises(UsageError, match="not finished"):
         meter.collect(handle)
     meter.cancel(handle)
@@ -216,3 +220,37 @@ def test_two_instruments_on_one_folder_share_the_work(bench):
     assert one.drain(timeout_s=120)
     assert two.submissions() == dict.fromkeys(keys, 1)
     assert [one.collect(h) for h in handles] == [two.collect(h) for h in handles]
+
+
+class Unplugged:
+    """A potential whose workers are gone: faults cannot be had from a healthy one."""
+
+    def __init__(self, identity, error):
+        self.identity, self.error, self.calls = identity, error, 0
+
+    def relax(self, structures, options):
+        self.calls += 1
+        raise self.error
+
+
+def unplugged(bench, error) -> VirtualFurnace:
+    potential = Unplugged(bench.potential.identity, error)
+    workshop = type(bench)(bench.folder, potential, 1, bench.hull)
+    return VirtualFurnace(VirtualFurnace.Settings(), workshop)
+
+
+def test_a_lost_calculation_is_tried_again_and_then_called_transient(bench):
+    furnace = unplugged(bench, PotentialError("The pool of worker processes was closed."))
+    handle = furnace.submit("key", synthesis(NACL))
+    assert furnace.drain(timeout_s=60)
+    assert furnace.poll(handle).failure is FailureKind.TRANSIENT
+    with pytest.raises(TransientError, match="pool of worker processes was closed"):
+        furnace.collect(handle)
+
+
+def test_a_defect_of_the_instrument_is_an_instrument_fault(bench):
+    furnace = unplugged(bench, ZeroDivisionError("a bug"))
+    handle = furnace.submit("key", synthesis(NACL))
+    assert furnace.drain(timeout_s=60)
+    with pytest.raises(InstrumentFaultError, match="broke down: ZeroDivisionError: a bug"):
+        furnace.collect(handle)
