@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matterloop.loop.errors import SpecError
-from matterloop.loop.plugins import build
+from matterloop.loop.plugins import build, check_settings, load
 
 if TYPE_CHECKING:
     from matterloop.loop.hull import ReferenceHull
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Synthesizer,
         Trainer,
     )
-    from matterloop.loop.spec import CampaignSpec
+    from matterloop.loop.spec import CampaignSpec, PluginChoice
 
 MAIN_ARM = "main"
 """Name of the arm that the campaign's own selector runs."""
@@ -103,6 +103,8 @@ def assemble(spec: CampaignSpec, folder: Path, workers: int) -> Crew:
     PluginNotFoundError, PluginBrokenError, SpecError
         Before anything is written or submitted.
     """
+    for group, choice in plugins_of(spec):
+        check_settings(load(group, choice.name), f"{group}.{choice.name}", choice.settings)
     workshop = CampaignWorkshop(spec, folder, workers)
 
     def make(group: str, choice: Any) -> Any:
@@ -130,6 +132,22 @@ def assemble(spec: CampaignSpec, folder: Path, workers: int) -> Crew:
         crew.close()
         raise
     return crew
+
+
+def plugins_of(spec: CampaignSpec) -> list[tuple[str, PluginChoice]]:
+    """Name every plugin of a campaign with its group."""
+    return [
+        ("generators", spec.generator),
+        ("critics", spec.critic),
+        ("potentials", spec.potential),
+        ("selectors", spec.selector),
+        *(("selectors", arm.selector) for arm in spec.control_arms),
+        ("planners", spec.planner),
+        ("trainers", spec.trainer),
+        ("policies", spec.approval),
+        ("synthesizers", spec.synthesizer),
+        *(("characterizers", choice) for choice in spec.characterizers),
+    ]
 
 
 def _check_abilities(spec: CampaignSpec, crew: Crew) -> None:

@@ -126,6 +126,15 @@ class WaitingForPersonError(MatterloopError):
     exit_code = 4
 
 
+class InterruptedByUserError(MatterloopError):
+    """Ctrl-C. The exit code is what shells have for it: 128 + SIGINT."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("Stopped.", remedy="the same command goes on where this one ended")
+
+
 class ConflictError(MatterloopError):
     """The request contradicts what the ledger already holds."""
 

@@ -15,9 +15,6 @@ from matterloop.loop.workplace import DEFAULT_FOLDER, default_ledger
 
 CORES = os.cpu_count() or 1
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-
 app = typer.Typer(
     help="Closed-loop materials discovery: generate, select, synthesize, measure, learn.",
     no_args_is_help=True,
@@ -51,25 +48,10 @@ CampaignName = Annotated[str, typer.Argument(help="Name or id of a campaign in t
 def main() -> None:
     """Run the command line; a user's mistake gets a message and an exit code, no traceback."""
     try:
-        app(standalone_mode=False)
+        app()
     except MatterloopError as error:
-        _fail(str(error), error.exit_code)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("Stopped. The same command goes on where this one ended.", INTERRUPTED)
-    except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"matterloop: {message}", file=sys.stderr)
-    sys.exit(code)
+        print(f"matterloop: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def ledger_url(ledger: str | None, folder: Path) -> str:

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from matterloop.loop.errors import InterruptedByUserError
 from matterloop.loop.plugins import load
 from matterloop.loop.spec_file import load_spec
 from matterloop.loop.workplace import (
@@ -46,7 +47,10 @@ def run_file(file: Path, ledger: str, folder: Path, workers: int) -> None:
     run = load("runners", "prefect")
     print(f"Campaign {spec.name}: {_aim(spec)}", flush=True)
     with StageDisplay(spec.budget.cycles) as display:
-        page = run(spec.name, ledger=ledger, folder=folder, workers=workers, looker_on=display)
+        try:
+            page = run(spec.name, ledger=ledger, folder=folder, workers=workers, looker_on=display)
+        except KeyboardInterrupt:
+            raise InterruptedByUserError from None
     with open_ledger(ledger, create=False) as engine:
         print_campaign(engine, campaign_id)
     print(f"\nReport: {page}")
