@@ -21,9 +21,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matterloop.loop.errors import MatterloopError
 from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.core import Structure
+
+from matterloop.loop.errors import MatterloopError
 
 # fmt: off
 ELEMENT_VOLUME_A3: Mapping[str, float] = {

@@ -15,6 +15,8 @@ from math import exp, gcd
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
 from matterloop.agents.generator.ranking import (
     Ion,
     SubstitutionTable,
@@ -26,7 +28,6 @@ from matterloop.agents.generator.ranking import (
 from matterloop.agents.generator.templates import Template, interchanges
 from matterloop.loop.elements import parse_formula
 from matterloop.loop.spec import SearchSpace
-from numpy.typing import NDArray
 
 Ranking = Literal["ionic", "similarity"]
 

@@ -9,6 +9,9 @@ from collections import OrderedDict
 from importlib.metadata import version
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+
 from matterloop.agents.generator.cell_volume import (
     DLS_LIMITS,
     ELEMENT_VOLUME_A3,
@@ -32,8 +35,6 @@ from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash, derive_seed
 from matterloop.loop.protocols import Workshop
 from matterloop.loop.spec import SearchSpace
-from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure
 
 _SEARCH_SPACES_KEPT = 4
 

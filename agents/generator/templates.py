@@ -20,9 +20,10 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
-from matterloop.loop.errors import MatterloopError, UsageError
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
+
+from matterloop.loop.errors import MatterloopError, UsageError
 
 Permutation = tuple[int, ...]
 

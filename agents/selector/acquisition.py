@@ -62,6 +62,10 @@ def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisi
 
     Utilities are shifted and scaled to the spread of the observed values, so that the smoothing
     constants of BoTorch, made for values around one, mean the same in GPa and in eV/atom.
+
+    With constraints the heavy-tailed ("fat") smoothing is off. It gives gradients to an optimiser
+    far from the feasible region, which a discrete pool does not need, and lets a candidate that
+    breaks a bound by ten standard deviations win once nothing feasible promises much.
     """
     observed = _complete(task, surrogate)
     believed = surrogate.predict(observed)
@@ -98,6 +102,7 @@ def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisi
                 constraints=constraints,
                 prune_baseline=True,
                 incremental=True,
+                fat=not constraints,
             )
         best = float(utility[holds, 0].max()) if holds.any() else None
         return Acquisition("qLogNEI", function, {"best_utility": best})
@@ -112,6 +117,7 @@ def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisi
             objective=GenericMCMultiOutputObjective(transform),
             constraints=constraints,
             prune_baseline=True,
+            fat=not constraints,
         )
     back = reference.numpy() * scale + centre
     named = {o.property: float(v) for o, v in zip(task.objectives, back, strict=True)}
