@@ -32,7 +32,7 @@ SALTS = {f"salt-{n}": rock_salt("Na", "Cl", 5.3 + 0.02 * n).perturb(0.1, seed=n)
 
 
 def press(bench) -> VirtualPress:
-    return VirtualPress(VirtualPress.Settings(points=11), bench)
+    return VirtualPress(VirtualPress.Settings(points=5), bench)
 
 
 def request(n: int):
