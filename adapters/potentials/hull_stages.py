@@ -26,6 +26,10 @@ MAX_ATOMS_OF_ELEMENTS = 40
 is the ground state. Alpha sulphur has 32 atoms, alpha manganese 29."""
 BEST_PROTOTYPES = 5
 """Decorations of a composition that are relaxed, best single points first."""
+PROTOTYPE_WINDOW_EV_PER_ATOM = 0.3
+"""Decorations higher above the best single point of their composition are not relaxed. At guessed
+volumes single points are worth little more than this: in Li-P-S-Cl and Ni-Al-Ti-Cr relaxing
+lowered them by 0.1 to 2 eV/atom."""
 SYMMETRY_TOLERANCE_A = 0.1
 
 Advance = Callable[[int], None]
@@ -108,7 +112,7 @@ def full_treatment(
     chosen = list(_best(elements, BEST_POLYMORPHS))
     for rows, decorations in zip(others, prototypes, strict=True):
         chosen += sorted(rows, key=lambda crystal: crystal.provenance)
-        chosen += _best(decorations, BEST_PROTOTYPES)
+        chosen += _best(decorations, BEST_PROTOTYPES, PROTOTYPE_WINDOW_EV_PER_ATOM)
     return chosen
 
 
@@ -152,12 +156,15 @@ def near_hull(
     return [by_provenance[provenance] for _, _, provenance in sorted(ranked)]
 
 
-def _best(groups: _Ranked, n: int) -> Iterator[SourceCrystal]:
-    """Yield the lowest of every group, then the second lowest of every group, and so on."""
-    ordered = [
-        [crystal for _, crystal in sorted(group, key=lambda pair: (pair[0], pair[1].provenance))]
-        for _, group in sorted(groups.items())
-    ]
+def _best(groups: _Ranked, n: int, window: float = float("inf")) -> Iterator[SourceCrystal]:
+    """Yield the lowest of every group, then the second lowest of every group, and so on.
+
+    Those more than `window` (eV/atom) above the lowest of their group are left out.
+    """
+    ordered = []
+    for _, group in sorted(groups.items()):
+        ranked = sorted(group, key=lambda pair: (pair[0], pair[1].provenance))
+        ordered.append([crystal for energy, crystal in ranked if energy <= ranked[0][0] + window])
     for rank in range(n):
         yield from (group[rank] for group in ordered if rank < len(group))
 

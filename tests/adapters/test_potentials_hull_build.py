@@ -17,6 +17,7 @@ from pymatgen.core import Lattice, Structure
 from matterloop.adapters.potentials.chgnet import identify
 from matterloop.adapters.potentials.hull_prototypes import decorated_prototypes, is_neutral
 from matterloop.adapters.potentials.hull_sources import (
+    SourceCrystal,
     counts_of,
     formula_of,
     from_cif_folder,
@@ -25,6 +26,7 @@ from matterloop.adapters.potentials.hull_sources import (
     from_materials_project,
     subsystems,
 )
+from matterloop.adapters.potentials.hull_stages import full_treatment, near_hull
 from matterloop.adapters.potentials.hull_state import BuildState, Record
 from matterloop.adapters.potentials.hull_table import (
     best_records,
@@ -278,3 +280,54 @@ def test_ionic_systems_get_neutral_decorations_only_and_alloys_all():
 
 def test_subsystems_are_all_subsets():
     assert list(subsystems("S-Li")) == [("Li",), ("S",), ("Li", "S")]
+
+
+def source(provenance, atoms=1):
+    crystal = Structure(Lattice.cubic(4), ["Na"], [[0, 0, 0]]) * (atoms, 1, 1)
+    return SourceCrystal(provenance, lambda: crystal)
+
+
+def test_the_first_system_and_the_best_decorations_are_relaxed_first(tmp_path):
+    energies = {
+        "element:Na:0": ("Na", -1.0),
+        "element:Na:1": ("Na", -1.3),
+        "mp-1": ("ClNa", -3.4),
+        "mp-2": ("ClK", -3.4),
+        "mp-3": ("ClKNa", -3.4),
+        **{f"prototype:{i}:Cl-Na": ("ClNa", -3.0 - 0.01 * i) for i in range(7)},
+        "prototype:x:Cl3-Na": ("Cl3Na", -2.0),
+        "prototype:far:Cl3-Na": ("Cl3Na", -1.5),
+    }
+    with BuildState(tmp_path / "s.jsonl", IDENTITY) as state:
+        for provenance, (formula, energy) in energies.items():
+            state.add(record(provenance, formula, energy))
+        state.add(Record("single", "mp-4", "ClNa", failure="Two atoms are 0 A apart."))
+        crystals = [source(provenance) for provenance in [*energies, "mp-4", "mp-5"]]
+        chosen = full_treatment(state, crystals, ["Cl-K", "Na-Cl"])
+    assert [crystal.provenance for crystal in chosen] == [
+        "element:Na:1",
+        "element:Na:0",
+        "mp-2",
+        "mp-1",
+        "prototype:x:Cl3-Na",
+        "prototype:6:Cl-Na",
+        "prototype:5:Cl-Na",
+        "prototype:4:Cl-Na",
+        "prototype:3:Cl-Na",
+        "prototype:2:Cl-Na",
+    ]
+
+
+def test_near_hull_crystals_come_by_preference_and_then_by_distance(tmp_path):
+    rows = {"mp-1": ("ClK", -3.4), "mp-2": ("ClNa", -3.4), "mp-3": ("ClNa", -3.39)}
+    rows |= {"mp-4": ("ClNa", -3.3), "mp-5": ("BrNa", -3.0)}
+    with BuildState(tmp_path / "s.jsonl", IDENTITY) as state:
+        for symbol in ("Na", "Cl", "K", "Br"):
+            state.add(record(f"element:{symbol}:0", symbol, -1.0, stage="relax"))
+        for provenance, (formula, energy) in rows.items():
+            state.add(record(provenance, formula, energy))
+        missing_phase = record("mp-7", "Br3Na", -1.0, **dft(-0.5, 0.08))
+        state.add(missing_phase)
+        crystals = [source(provenance) for provenance in [*rows, "mp-7", "element:Na:0"]]
+        chosen = near_hull(state, crystals, 0.03, ["Br-Na"])
+    assert [c.provenance for c in chosen] == ["mp-5", "mp-7", "mp-1", "mp-2", "mp-3"]
