@@ -50,7 +50,7 @@ def test_two_runners_killed_at_random_lose_and_double_nothing(ledger_database, t
     memory = tmp_path / "furnace.sqlite"
     draw = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ledger_toy_lab", "psycopg"])
+    context.set_forkserver_preload(["pytest", "matterloop.loop.ledger", "psycopg"])
 
     def start() -> BaseProcess:
         here, there = context.Pipe(duplex=False)

@@ -61,9 +61,11 @@ def test_another_content_is_another_row():
 
 
 def test_many_writers_of_one_crystal_do_not_collide(ledger_engine):
+    crystal = rock_salt()
+
     def put(_: int) -> str:
         with writing(ledger_engine) as session:
-            return put_structure(session, rock_salt())
+            return put_structure(session, crystal)
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(put, range(8)))) == 1

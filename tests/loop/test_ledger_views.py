@@ -21,7 +21,9 @@ from matterloop.loop.ledger import (
 )
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ledger.md"
-QUERIES = re.findall(r"^(\w.*)\n```sql\n(.*?)```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+QUERIES = re.findall(
+    r"^([^\n]+\?)\n```sql\n(.*?)```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL
+)
 
 HULL = {0: 0.08, 1: 0.02, 3: 0.05}
 """Candidate to measured energy above hull, eV/atom; candidate 2 could not be made."""
