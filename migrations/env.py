@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alembic import context
+
 from matterloop.loop.errors import UsageError
 from matterloop.loop.ledger.models import Base
 

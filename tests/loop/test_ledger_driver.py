@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ledger_toy_lab import ToyFurnace, plan_syntheses, store_sample
 from sqlalchemy import Engine, select
@@ -333,6 +333,9 @@ def trouble(word: str | None) -> BaseException | None:
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@example(words=[None, "transient"], knows_absence=False)  # arrived, and nobody can tell
+@example(words=[None, "crash", "crash", "interrupt"], knows_absence=True)
+@example(words=["interrupt", None, None, "interrupt"], knows_absence=True)
 @given(words=st.lists(TROUBLES, max_size=24), knows_absence=st.booleans())
 def test_whatever_goes_wrong_no_key_is_handed_in_twice(
     tmp_path_factory, sqlite_template, words, knows_absence
