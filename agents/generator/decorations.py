@@ -3,8 +3,8 @@
 Nothing is built here: a decoration is a template and one element per site class, worked out on
 arrays. Rules: different site classes get different elements (so that the primitive cell stays
 primitive); an ionic decoration is charge-neutral with one oxidation state per element, cations less
-electronegative than anions (Pauling); where no such assignment exists, decorations of metals and
-metalloids only, and pure elements, are ranked by elemental similarity instead.
+electronegative than anions (Pauling); where no such assignment exists, decorations of metals only
+(and of metalloids on demand), and pure elements, are ranked by elemental similarity instead.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ def enumerate_decorations(
     tau: float,
     max_combinations: int,
     pure_elements: bool = False,
+    metalloid_alloys: bool = False,
 ) -> Decorations:
     """List all decorations inside a search space.
 
@@ -149,6 +150,8 @@ def enumerate_decorations(
     pure_elements
         Whether crystals of one element are listed too. They are in any case where the search space
         names one as a formula or admits nothing else.
+    metalloid_alloys
+        Whether metalloids count as metals where no charge-neutral assignment exists.
     """
     pure_elements |= bool(search_space.formulas) or search_space.max_elements == 1
     ions: list[tuple[Ion, ...] | None] = [None] * len(templates)
@@ -163,7 +166,7 @@ def enumerate_decorations(
         ions[index] = template_ions(template, table)
         for elements, formula in _element_sets(template, search_space):
             ionic = _ionic(template, ions[index], elements, table, max_combinations)
-            metallic = _metallic(template, elements, tau, max_combinations)
+            metallic = _metallic(template, elements, tau, max_combinations, metalloid_alloys)
             taken = {tuple(row) for row in ionic[0]} if len(metallic[0]) else set()
             free = np.array([tuple(row) not in taken for row in metallic[0]], dtype=bool)
             metallic = (metallic[0][free], metallic[1][free])
@@ -236,11 +239,17 @@ def _ionic(
 
 
 def _metallic(
-    template: Template, elements: tuple[str, ...], tau: float, max_combinations: int
+    template: Template,
+    elements: tuple[str, ...],
+    tau: float,
+    max_combinations: int,
+    metalloids: bool,
 ) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
     k = len(template.elements)
     numbered = mendeleev_numbers()
-    offered = [e for e in elements if e in numbered and (k == 1 or is_metallic(e))]
+    offered = [
+        e for e in elements if e in numbered and (k == 1 or is_metallic(e, metalloids=metalloids))
+    ]
     if len(offered) < k or any(e not in numbered for e in template.elements):
         return np.empty((0, k), "U2"), np.empty(0)
     symbols, total = [], np.zeros(())

@@ -110,7 +110,7 @@ def electronegativity(element: str) -> float:
         return float(Element(element).X)
 
 
-def is_metallic(element: str) -> bool:
-    """Whether an element forms alloys: metals, and the metalloids B, Si, Ge, As, Sb, Te, Po."""
+def is_metallic(element: str, *, metalloids: bool) -> bool:
+    """Whether an element forms alloys: metals, and on demand B, Si, Ge, As, Sb, Te, Po."""
     kind = Element(element)
-    return bool(kind.is_metal or kind.is_metalloid)
+    return bool(kind.is_metal or (metalloids and kind.is_metalloid))

@@ -50,6 +50,9 @@ class SubstitutionSettings(BaseModel):
         Whether the 288 AFLOW prototypes are used.
     pure_elements
         Whether crystals of a single element are proposed where compounds are possible.
+    metalloid_alloys
+        Whether B, Si, Ge, As, Sb, Te and Po count as metals where no charge-neutral assignment
+        exists (``Ni2B``, ``Ti5Si3``). A critic that requires neutrality refuses most of these.
     similarity_decay
         How many Mendeleev numbers apart two metals may be to replace each other (decay length);
         only for compounds of metals without a charge-neutral assignment.
@@ -62,6 +65,7 @@ class SubstitutionSettings(BaseModel):
     templates: tuple[str, ...] = ()
     aflow: bool = True
     pure_elements: bool = False
+    metalloid_alloys: bool = False
     similarity_decay: float = Field(default=5.0, gt=0, le=100)
     max_combinations: int = Field(default=200_000, ge=1000, le=10_000_000)
 
@@ -120,6 +124,7 @@ class SubstitutionGenerator:
                 tau=self._settings.similarity_decay,
                 max_combinations=self._settings.max_combinations,
                 pure_elements=self._settings.pure_elements,
+                metalloid_alloys=self._settings.metalloid_alloys,
             )
             if len(self._enumerated) > _SEARCH_SPACES_KEPT:
                 self._enumerated.popitem(last=False)

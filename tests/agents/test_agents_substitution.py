@@ -166,6 +166,15 @@ def test_pure_elements_come_only_when_asked_for(generator):
     assert draw(generator, only, 5)
 
 
+def test_metalloids_form_alloys_only_when_asked_for(generator):
+    space = SearchSpace(chemical_system="Ni-B", max_atoms=12)
+    default = {d.ranking for d in generator.decorations(space)}
+    willing = SubstitutionGenerator(SubstitutionGenerator.Settings(metalloid_alloys=True))
+    found = [d for d in willing.decorations(space) if d.ranking == "similarity"]
+    assert "similarity" not in default
+    assert len(found) > 50
+
+
 SYMBOLS = st.sampled_from(["Li", "Na", "Mg", "Al", "Fe", "Ti", "P", "S", "O", "Cl", "C", "He"])
 
 
