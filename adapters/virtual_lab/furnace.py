@@ -36,6 +36,7 @@ from matterloop.adapters.virtual_lab.stability_window import (
     Odds,
     StabilityWindow,
     elements_without_cohesive_energy,
+    first_to_melt,
     melting_point,
 )
 from matterloop.loop.calculation import Relaxation
@@ -149,8 +150,13 @@ class VirtualFurnace(VirtualInstrument[SynthesisRequest, SynthesisResult]):
         distance = self._distance(relaxation.structure, relaxation.energy_eV_per_atom)
         melting = melting_point(counts, distance.formation_energy_eV_per_atom)
         recipe, window = request.recipe, self._settings.window
+        reacting = first_to_melt((p.formula for p in recipe.precursors), melting)
         odds = window.odds(
-            distance.energy_above_hull_eV_per_atom, recipe.temperature_K, recipe.time_h, melting
+            distance.energy_above_hull_eV_per_atom,
+            recipe.temperature_K,
+            recipe.time_h,
+            melting,
+            reacting,
         )
         draw = float(np.random.default_rng(derive_seed(request.seed, "outcome")).random())
         kept = bool(StructureMatcher().fit(intended, relaxation.structure))
@@ -163,6 +169,7 @@ class VirtualFurnace(VirtualInstrument[SynthesisRequest, SynthesisResult]):
             "temperature_K": recipe.temperature_K,
             "time_h": recipe.time_h,
             "melting_point_estimate_K": melting,
+            "first_partner_melts_at_K": reacting,
             "success_probability": odds.probability,
             "odds": asdict(odds),
             "draw": draw,

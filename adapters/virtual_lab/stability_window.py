@@ -12,10 +12,11 @@ that scale at 1000 K: 20 meV/atom that slow kinetics forgives at any temperature
 the entropy (per atom, of the order of 0.1 k_B) that a metastable crystal may have in advantage.
 
 *Conversion* of the starting materials is first order in time with an Arrhenius rate:
-1 - exp(-(t / t_0) exp(-(Q / k_B) (1/T - 1/T_T))), Q = activation * k_B T_m. Solids begin to react
-at the Tammann temperature T_T, about half the melting point (Tammann, 1924; West, "Solid State
-Chemistry and its Applications"); Q = 18 k_B T_m is the van Liempt relation for self-diffusion
-(Brown and Ashby, Acta Metallurgica 28, 1085 (1980)). Too cold: conversion is near 0.
+1 - exp(-(t / t_0) exp(-(Q / k_B) (1/T - 1/T_T))), Q = activation * k_B T_r. Solids react
+noticeably from the Tammann temperature T_T = tammann * T_r on, two thirds of the melting point T_r
+of the partner that melts first (Merkle and Maier, Z. Anorg. Allg. Chem. 631, 1163 (2005));
+Q = 18 k_B T_m is the van Liempt relation for self-diffusion (Brown and Ashby, Acta Metallurgica 28,
+1085 (1980)). Too cold: conversion is near 0.
 
 *Integrity* of the crystal on heating: 1 / (1 + exp((T - T_d) / w)), with T_d = decomposition *
 T_m and w = width * T_m: most compounds melt incongruently or lose a volatile element below the
@@ -30,17 +31,26 @@ Al2O3 2357 K (2345), Si 1719 K (1687), MgO 1903 K (3125): right to about 40 %, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp
 
 from ase.data import atomic_numbers
 from ase.data.cohesive_energies import cohesive_energy_kittel2005
 from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Composition
 
 BOLTZMANN_EV_PER_K = 8.617333262e-5
 GUINEA = 0.032
 """Melting temperature times k_B over cohesive energy."""
+LOW_MELTING_K: dict[str, float] = {
+    "P2S5": 558.0, "P2O5": 835.0, "B2O3": 723.0, "AlCl3": 466.0, "ZnCl2": 563.0, "ZrCl4": 604.0,
+    "LiCl": 883.0, "LiBr": 823.0, "LiI": 742.0, "NaI": 934.0, "SnS2": 873.0, "Sb2S3": 823.0,
+    "InCl3": 856.0, "V2O5": 954.0,
+}  # fmt: skip
+"""Melting points of usual precursors that melt before most products (CRC Handbook), K. The estimate
+by cohesive energy is no use for them: most are molecular, or nearly so."""
 HYDROGEN_EV_PER_ATOM = 2.24
 """Half the bond energy of H2 at 0 K (4.48 eV); Kittel's table leaves hydrogen out."""
 
@@ -55,9 +65,9 @@ class StabilityWindow(BaseModel):
     kinetic_scale_eV_per_atom, entropy_share
         Of the survival of metastable crystals.
     tammann
-        Tammann temperature over melting point.
+        Tammann temperature over the melting point of the partner that melts first.
     activation
-        Activation energy of the reaction over k_B T_m.
+        Activation energy of the reaction over k_B and that melting point.
     reference_time_h
         Time t_0 after which 1 - 1/e is converted at the Tammann temperature.
     decomposition, width
@@ -69,13 +79,20 @@ class StabilityWindow(BaseModel):
     ceiling: float = Field(default=0.95, gt=0, le=1)
     kinetic_scale_eV_per_atom: float = Field(default=0.020, gt=0)
     entropy_share: float = Field(default=0.1, ge=0)
-    tammann: float = Field(default=0.5, gt=0, lt=1)
+    tammann: float = Field(default=2 / 3, gt=0, lt=1)
     activation: float = Field(default=18.0, gt=0)
-    reference_time_h: float = Field(default=12.0, gt=0)
+    reference_time_h: float = Field(default=4.0, gt=0)
     decomposition: float = Field(default=0.9, gt=0)
     width: float = Field(default=0.04, gt=0)
 
-    def odds(self, dE_eV_per_atom: float, T_K: float, time_h: float, melting_K: float) -> Odds:
+    def odds(
+        self,
+        dE_eV_per_atom: float,
+        T_K: float,
+        time_h: float,
+        melting_K: float,
+        reacting_K: float | None = None,
+    ) -> Odds:
         """Return the success probability and its factors.
 
         Parameters
@@ -85,10 +102,14 @@ class StabilityWindow(BaseModel):
         T_K, time_h
             Of the main step.
         melting_K
-            Estimated melting point, see `melting_point`.
+            Estimated melting point of the product, see `melting_point`.
+        reacting_K
+            Melting point of the partner that melts first, see `first_to_melt`; the product's if
+            left out.
         """
+        partner = melting_K if reacting_K is None else reacting_K
         scale = self.kinetic_scale_eV_per_atom + self.entropy_share * BOLTZMANN_EV_PER_K * T_K
-        rate = _exp(-self.activation * melting_K * (1 / T_K - 1 / (self.tammann * melting_K)))
+        rate = _exp(-self.activation * (partner / T_K - 1 / self.tammann))
         excess = (T_K - self.decomposition * melting_K) / (self.width * melting_K)
         return Odds(
             ceiling=self.ceiling,
@@ -148,6 +169,22 @@ def melting_point(counts: Mapping[str, float], formation_energy_eV_per_atom: flo
     # A floor of 50 K for crystals that are not bound at all, so that ratios of temperatures exist.
     cohesive_mean = total / sum(counts.values()) - formation_energy_eV_per_atom
     return max(GUINEA * cohesive_mean / BOLTZMANN_EV_PER_K, 50.0)
+
+
+def first_to_melt(precursors: Iterable[str], product_K: float) -> float:
+    """Return the lowest melting point (K) among precursors, where known, and the product."""
+    points = [_handbook_point(Composition(formula)) for formula in precursors]
+    return min([product_K, *(point for point in points if point is not None)])
+
+
+def _handbook_point(composition: Composition) -> float | None:
+    """Return the melting point of an element or of a compound in `LOW_MELTING_K`."""
+    if len(composition) == 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen warns where it has no figure
+            point = composition.elements[0].melting_point
+        return None if point is None else float(point)
+    return LOW_MELTING_K.get(composition.reduced_formula)
 
 
 def _cohesive_energy(symbol: str) -> float | None:

@@ -10,7 +10,11 @@ from pymatgen.core import Lattice, Structure
 from virtual_lab_bench import LI2S, LIS, NACL, do, rock_salt, synthesis
 
 from matterloop.adapters.virtual_lab.furnace import VirtualFurnace
-from matterloop.adapters.virtual_lab.stability_window import StabilityWindow, melting_point
+from matterloop.adapters.virtual_lab.stability_window import (
+    StabilityWindow,
+    first_to_melt,
+    melting_point,
+)
 from matterloop.loop.experiment import Precursor
 
 NICKELINE = Structure.from_spacegroup(
@@ -49,14 +53,25 @@ def test_an_unstable_crystal_decomposes_as_the_hull_says(furnace):
     assert result.yield_fraction == 0
 
 
-def test_too_cold_leaves_the_precursors(furnace):
+def test_too_short_and_cold_leaves_the_precursors(furnace):
     precursors = (Precursor(formula="Li", amount_mol=2), Precursor(formula="S8", amount_mol=0.125))
-    result = do(furnace, synthesis(LI2S, temperature_K=400, precursors=precursors))
+    result = do(furnace, synthesis(LI2S, temperature_K=300, time_h=1e-4, precursors=precursors))
     assert not result.success
     assert result.details["odds"]["conversion"] < 0.01
     assert {phase.formula: phase.fraction for phase in result.phases} == pytest.approx(
         {"Li": 2 / 3, "S8": 1 / 3}
     )
+
+
+def test_a_partner_that_melts_early_makes_the_reaction_possible():
+    product_K = 1300.0
+    assert first_to_melt(["Li2S", "P2S5"], product_K) == 558
+    assert first_to_melt(["Li", "S8"], product_K) == pytest.approx(388, abs=1)
+    assert first_to_melt(["Li2S", "SiS2"], product_K) == product_K
+    window = StabilityWindow()
+    # Tammann's rule: at two thirds of that melting point a 12 h reaction is all but complete.
+    assert window.odds(0, 372, 12, product_K, 558).conversion == pytest.approx(0.95, abs=0.01)
+    assert window.odds(0, 372, 12, product_K).conversion < 1e-6
 
 
 def test_too_hot_destroys_the_crystal(furnace):
