@@ -44,7 +44,7 @@ def test_sqlite_is_set_up_to_survive_power_cuts_and_to_keep_references(tmp_path)
     }
 
 
-def test_a_write_transaction_holds_the_lock_from_its_start(tmp_path):
+def test_a_write_transaction_holds_the_lock_from_its_first_statement(tmp_path):
     """With a late lock, of two that read and then write the second would fail in its middle."""
     path = tmp_path / "ledger.sqlite"
     engine = open_engine(path)
