@@ -209,8 +209,8 @@ class JobDriver:
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything
             return self._unreached(run, row.instrument, error)
         if complaints:
-            reason = "; ".join(complaints)
-            return self._end(run, row, FailureKind.POLICY_VIOLATION, _refusal(row, reason))
+            said = f"{row.instrument} does not accept the request: {'; '.join(complaints)}."
+            return self._fail(run, row, PolicyViolationError(said))
         if not jobs.claim(self._engine, row.id, str(run.owner), self._now()):
             return True
         mine = self._reload(row.id)
@@ -328,9 +328,12 @@ class JobDriver:
             return self._fail(
                 run, row, InstrumentFaultError(fault, expected.__name__, "repair the plugin")
             )
-        with writing(self._engine) as session:
-            jobs.finish(session, row, result, str(run.owner), self._now())
-            run.store(session, _in(session, row), result)
+        try:
+            with writing(self._engine) as session:
+                jobs.finish(session, row, result, str(run.owner), self._now())
+                run.store(session, _in(session, row), result)
+        except JobFailureError as failure:  # the result is not what the instrument promised
+            return self._fail(run, row, failure)
         return True
 
     def _retry(self, run: _Run, row: JobRow, error: Exception) -> None:
@@ -385,10 +388,6 @@ def _request(row: JobRow) -> jobs.Request:
     if row.purpose == "synthesize":
         return SynthesisRequest.model_validate(row.request)
     return CharacterizationRequest.model_validate(row.request)
-
-
-def _refusal(row: JobRow, reason: str) -> PolicyViolationError:
-    return PolicyViolationError(f"{row.instrument} does not accept the request: {reason}.")
 
 
 def _in(session: Session, row: JobRow) -> JobRow:

@@ -265,6 +265,22 @@ def test_a_store_that_fails_keeps_neither_half(ledger_engine, tmp_path):
     assert len(samples(ledger_engine)) == len(furnace.log) == 1
 
 
+def test_a_result_that_the_store_refuses_is_a_fault_of_the_instrument(ledger_engine, tmp_path):
+    (job_id,) = plan_syntheses(ledger_engine, 1)
+    furnace, clock = scripted(tmp_path), Clock()
+
+    def refuse(session, job, outcome):
+        store_sample(session, job, outcome)
+        if isinstance(outcome, SynthesisResult):
+            raise InstrumentFaultError("It measures in furlongs.")
+
+    driver = JobDriver(ledger_engine, {ToyFurnace.name: furnace}, now=clock, sleep=clock.sleep)
+    report = driver.run([job_id], refuse)
+    assert report.set_aside == {ToyFurnace.name: "It measures in furlongs."}
+    assert read(ledger_engine, job_id).failure_kind == FailureKind.INSTRUMENT_FAULT
+    assert samples(ledger_engine) == []
+
+
 def test_a_live_owner_about_to_submit_is_waited_for(ledger_engine, tmp_path):
     """The failure that was measured: absent now, but about to be sent by its owner."""
     (job_id,) = plan_syntheses(ledger_engine, 1)

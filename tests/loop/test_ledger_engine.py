@@ -49,8 +49,10 @@ def test_a_write_transaction_holds_the_lock_from_its_first_statement(tmp_path):
     path = tmp_path / "ledger.sqlite"
     engine = open_engine(path)
     other = sqlite3.connect(path, timeout=0, isolation_level=None)
-    with writing(engine), pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.execute("BEGIN IMMEDIATE")
+    with writing(engine) as session:
+        session.execute(text("SELECT 1"))  # has only read so far
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
     other.execute("BEGIN IMMEDIATE")
     with reading(engine) as session:  # and a reader does not wait for the writer
         assert session.execute(text("SELECT 1")).scalar() == 1
