@@ -29,6 +29,8 @@ from matterloop.adapters.potentials.hull_sources import (
 from matterloop.adapters.potentials.hull_stages import full_treatment, near_hull
 from matterloop.adapters.potentials.hull_state import BuildState, Record
 from matterloop.adapters.potentials.hull_table import (
+    TYPICAL_SLOPE,
+    anchor_slope,
     best_records,
     hull_entries,
     lowest_per_formula,
@@ -160,10 +162,24 @@ def dft(formation, above):
 
 def test_an_anchor_stands_for_a_phase_that_is_missing():
     metastable = record("mp-9", "ClNa", -3.4, **dft(-1.95, 0.05))
-    (anchor,) = make_anchors([metastable])
+    (anchor,) = make_anchors([metastable], slope=0.5)
     assert anchor.kind == "anchor"
     assert anchor.provenance == "mp-9"
-    assert anchor.energy_eV_per_atom == pytest.approx(-3.45)
+    assert anchor.energy_eV_per_atom == pytest.approx(-3.425)
+
+
+@pytest.mark.parametrize("softness", [0.0, 0.4, 0.9])
+def test_the_slope_of_anchors_is_that_of_the_potential(softness):
+    pairs = []
+    for number, formula in enumerate(["ClNa", "BrNa", "ClK", "BrK", "FNa"] * 12):
+        name = f"{formula}{number + 2}"
+        gap = 0.01 + 0.001 * number
+        pairs.append(record(f"mp-a{number}", name, -3.0, **dft(-2.0, 0.0)))
+        pairs.append(record(f"mp-b{number}", name, -3.0 + softness * gap, **dft(-2.0 + gap, gap)))
+    slope, n = anchor_slope(pairs)
+    assert n == 60
+    assert slope == pytest.approx(softness, abs=1e-9)
+    assert anchor_slope(pairs[:10]) == (TYPICAL_SLOPE, 5)
 
 
 def test_no_anchor_where_the_crystals_at_hand_explain_the_hull():
