@@ -20,7 +20,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from matterloop.adapters.potentials.chgnet import ChgnetPotential, Version, identify
-from matterloop.adapters.potentials.hull_prototypes import MAX_ATOMS, decorated_prototypes
+from matterloop.adapters.potentials.hull_prototypes import (
+    MAX_ATOMS,
+    decorated_prototypes,
+    elemental_prototypes,
+)
 from matterloop.adapters.potentials.hull_sources import (
     SourceCrystal,
     from_cif_folder,
@@ -80,7 +84,7 @@ def compute(
     """Compute single points of everything, then relax what matters, the most important first."""
     deadline = time.monotonic() + 3600 * max_hours
     systems, preferred = system or [], prefer or []
-    crystals = _unique(
+    crystals = _gather(
         _sources(csv or [], cif_folder or [], elements, mp_system or [], mp_key, systems)
     )
     settings = ChgnetPotential.Settings(version=cast("Version", version), workers=processes)
@@ -193,12 +197,14 @@ def _sources(
         yield from from_materials_project(mp_systems, mp_key)
 
 
-def _unique(crystals: Iterator[SourceCrystal]) -> list[SourceCrystal]:
-    """Keep the first crystal of each provenance."""
+def _gather(crystals: Iterator[SourceCrystal]) -> list[SourceCrystal]:
+    """Keep the first crystal of each provenance; elements without any get simple structures."""
     found: dict[str, SourceCrystal] = {}
     for crystal in crystals:
         found.setdefault(crystal.provenance, crystal)
-    return list(found.values())
+    systems = [frozenset(crystal.counts or {}) for crystal in found.values()]
+    alone = frozenset[str]().union(*(system for system in systems if len(system) == 1))
+    return [*elemental_prototypes(frozenset[str]().union(*systems) - alone), *found.values()]
 
 
 def _belongs(crystal: SourceCrystal, systems: list[str]) -> bool:

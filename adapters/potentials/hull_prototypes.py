@@ -7,7 +7,7 @@ only charge-neutral compositions are decorated; alloys get every decoration.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_ATOMS = 16
 """Largest primitive cell; keeps 238 of the 288 prototypes."""
+MAX_ATOMS_OF_ELEMENTS = 4
 
 
 def decorated_prototypes(system: str, max_atoms: int = MAX_ATOMS) -> Iterator[SourceCrystal]:
@@ -50,6 +51,19 @@ def decorated_prototypes(system: str, max_atoms: int = MAX_ATOMS) -> Iterator[So
                     provenance=f"prototype:{label}:{'-'.join(order)}",
                     load=partial(_decorate, prototype, mapping),
                     counts=counts,
+                )
+
+
+def elemental_prototypes(symbols: Iterable[str]) -> Iterator[SourceCrystal]:
+    """Yield the simple structures of metals (fcc, bcc, hcp, ...) for elements without a source."""
+    for symbol in sorted(symbols):
+        for label, prototype in _prototypes(MAX_ATOMS_OF_ELEMENTS):
+            kinds = {site.specie.symbol for site in prototype}
+            if len(kinds) == 1:
+                yield SourceCrystal(
+                    provenance=f"prototype:{label}:{symbol}",
+                    load=partial(_decorate, prototype, {kinds.pop(): symbol}),
+                    counts={symbol: 1},
                 )
 
 

@@ -102,7 +102,7 @@ def full_treatment(
         symbols = frozenset(parse_formula(record.formula))
         ranked = record.energy_eV_per_atom, crystal
         place = next((i for i, system in enumerate(wanted) if symbols <= system), None)
-        if crystal.provenance.startswith("element:"):
+        if len(symbols) == 1 and crystal.provenance.startswith(("element:", "prototype:")):
             if len(crystal.load()) <= MAX_ATOMS_OF_ELEMENTS:
                 elements[record.formula].append(ranked)
         elif place is not None and crystal.provenance.startswith("prototype:"):

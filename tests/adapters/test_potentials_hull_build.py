@@ -15,7 +15,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from matterloop.adapters.potentials.chgnet import identify
-from matterloop.adapters.potentials.hull_prototypes import decorated_prototypes, is_neutral
+from matterloop.adapters.potentials.hull_prototypes import (
+    decorated_prototypes,
+    elemental_prototypes,
+    is_neutral,
+)
 from matterloop.adapters.potentials.hull_sources import (
     SourceCrystal,
     counts_of,
@@ -292,6 +296,14 @@ def test_ionic_systems_get_neutral_decorations_only_and_alloys_all():
         assert len(structure) <= 16
         assert counts_of(structure) == dict(sorted(crystal.counts.items()))
         assert 5 < structure.volume / len(structure) < 60
+
+
+def test_an_element_without_a_source_gets_the_structures_of_metals():
+    crystals = {c.provenance: c for c in elemental_prototypes(["Yb"])}
+    face_centred = crystals["prototype:A_cF4_225_a:Yb"].load()
+    assert face_centred.get_space_group_info()[1] == 225
+    assert 20 < face_centred.volume < 60
+    assert {tuple(c.counts) for c in crystals.values()} == {("Yb",)}
 
 
 def test_subsystems_are_all_subsets():
