@@ -33,7 +33,6 @@ class CampaignWorkshop:
 
     def __init__(self, spec: CampaignSpec, folder: Path, workers: int) -> None:
         self.folder, self.workers = folder, workers
-        self.reference_structures = tuple(Path(entry) for entry in spec.reference_structures)
         self.potential: Potential = build(
             "potentials", spec.potential.name, spec.potential.settings, self
         )
@@ -113,7 +112,7 @@ def assemble(spec: CampaignSpec, folder: Path, workers: int) -> Crew:
     crew = Crew(
         workshop=workshop,
         generator=make("generators", spec.generator),
-        critic=make("critics", spec.critic),
+        critic=make("critics", _critic(spec)),
         selectors={
             MAIN_ARM: make("selectors", spec.selector),
             **{arm.name: make("selectors", arm.selector) for arm in spec.control_arms},
@@ -134,11 +133,19 @@ def assemble(spec: CampaignSpec, folder: Path, workers: int) -> Crew:
     return crew
 
 
+def _critic(spec: CampaignSpec) -> PluginChoice:
+    """Tell the critic what is known already, unless its own settings do."""
+    if not spec.reference_structures:
+        return spec.critic
+    known = {"reference_structures": spec.reference_structures, **spec.critic.settings}
+    return spec.critic.model_copy(update={"settings": known})
+
+
 def plugins_of(spec: CampaignSpec) -> list[tuple[str, PluginChoice]]:
     """Name every plugin of a campaign with its group."""
     return [
         ("generators", spec.generator),
-        ("critics", spec.critic),
+        ("critics", _critic(spec)),
         ("potentials", spec.potential),
         ("selectors", spec.selector),
         *(("selectors", arm.selector) for arm in spec.control_arms),

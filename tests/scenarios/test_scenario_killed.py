@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+import subprocess
 import time
 
 import pytest
@@ -47,17 +48,14 @@ def test_killed_campaign_equals_the_uninterrupted_one(tmp_path, spec_file):
     length = time.monotonic() - start
 
     draw = random.Random(20261120)
-    survived = False
     for _ in range(KILLS):
         runner = start_runner(str(torn / "ledger.sqlite"), spec_file, torn)
         try:
             runner.wait(timeout=draw.uniform(0.35, 0.8) * length)
-            survived = True
-        except Exception:
+        except subprocess.TimeoutExpired:
             runner.kill()
             runner.wait()
         runner.stderr.close()
-    assert not survived or KILLS > 1
     finish(start_runner(str(torn / "ledger.sqlite"), spec_file, torn))
 
     with (
