@@ -62,6 +62,8 @@ class Recipe(_Value):
         Conditions of the main step.
     atmosphere
         ``argon``, ``air``, ``vacuum``, ...
+    notes
+        Where the conditions come from, in one sentence.
     """
 
     method: str
@@ -71,6 +73,7 @@ class Recipe(_Value):
     pressure_GPa: float = Field(default=1e-4, ge=0)
     time_h: float = Field(gt=0)
     atmosphere: str = "argon"
+    notes: str = ""
 
 
 class Phase(_Value):
@@ -180,7 +183,16 @@ class Handle(_Value):
 
 
 class Progress(_Value):
-    """Answer to ``poll``: `finished` means that ``collect`` returns or raises a typed failure."""
+    """Answer to ``poll``.
+
+    Attributes
+    ----------
+    finished
+        ``collect`` will return a result or raise a typed failure.
+    failure
+        Which failure that will be. A `TransientError` from ``collect`` that was not announced
+        here means that the line is down, and the instrument is asked again later.
+    """
 
     finished: bool
     message: str = ""

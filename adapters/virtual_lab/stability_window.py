@@ -31,7 +31,6 @@ Al2O3 2357 K (2345), Si 1719 K (1687), MgO 1903 K (3125): right to about 40 %, a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp
@@ -41,16 +40,11 @@ from ase.data.cohesive_energies import cohesive_energy_kittel2005
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Composition
 
+from matterloop.loop.chemistry.melting import melting_point_K
+
 BOLTZMANN_EV_PER_K = 8.617333262e-5
 GUINEA = 0.032
 """Melting temperature times k_B over cohesive energy."""
-LOW_MELTING_K: dict[str, float] = {
-    "P2S5": 558.0, "P2O5": 835.0, "B2O3": 723.0, "AlCl3": 466.0, "ZnCl2": 563.0, "ZrCl4": 604.0,
-    "LiCl": 883.0, "LiBr": 823.0, "LiI": 742.0, "NaI": 934.0, "SnS2": 873.0, "Sb2S3": 823.0,
-    "InCl3": 856.0, "V2O5": 954.0,
-}  # fmt: skip
-"""Melting points of usual precursors that melt before most products (CRC Handbook), K. The estimate
-by cohesive energy is no use for them: most are molecular, or nearly so."""
 HYDROGEN_EV_PER_ATOM = 2.24
 """Half the bond energy of H2 at 0 K (4.48 eV); Kittel's table leaves hydrogen out."""
 
@@ -173,18 +167,8 @@ def melting_point(counts: Mapping[str, float], formation_energy_eV_per_atom: flo
 
 def first_to_melt(precursors: Iterable[str], product_K: float) -> float:
     """Return the lowest melting point (K) among precursors, where known, and the product."""
-    points = [_handbook_point(Composition(formula)) for formula in precursors]
+    points = [melting_point_K(Composition(formula)) for formula in precursors]
     return min([product_K, *(point for point in points if point is not None)])
-
-
-def _handbook_point(composition: Composition) -> float | None:
-    """Return the melting point of an element or of a compound in `LOW_MELTING_K`."""
-    if len(composition) == 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen warns where it has no figure
-            point = composition.elements[0].melting_point
-        return None if point is None else float(point)
-    return LOW_MELTING_K.get(composition.reduced_formula)
 
 
 def _cohesive_energy(symbol: str) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Composition, Element, Structure
 
-from matterloop.agents.planner.precursors import MELTING_POINT_K, Mixture, balance, melting_point_K
+from matterloop.agents.planner.precursors import Mixture, balance
+from matterloop.loop.chemistry.melting import MELTING_POINT_K, melting_point_K
 from matterloop.loop.elements import parse_formula
 from matterloop.loop.errors import PolicyViolationError, SpecError
 from matterloop.loop.experiment import Recipe
@@ -26,7 +27,7 @@ class SolidStateSettings(BaseModel):
     stock
         Starting materials at hand, the preferred ones first; elements are always at hand.
     tammann_fraction
-        Temperature of the reaction over the melting point of the precursor that melts first.
+        Temperature of the reaction over the mean melting point of the precursors.
     time_h
         Time at temperature, hours.
     """
@@ -41,11 +42,11 @@ class SolidStateSettings(BaseModel):
 class SolidStatePlanner:
     """Recipes for solid-state reactions; behind `matterloop.loop.protocols.Planner`.
 
-    Temperature follows Tammann's rule: solids begin to react noticeably where ions become mobile,
-    at about two thirds of the melting point (K) of the precursor that melts first (Merkle and
-    Maier, Z. Anorg. Allg. Chem. 631, 1163 (2005)), held within the campaign's range. Where no
-    melting point is at hand for any precursor, the middle of the range is taken. Atmosphere: air
-    for oxides (all anions oxygen), argon for everything else.
+    Temperature follows the extension of Tammann's rule to mixtures: two thirds of the mean melting
+    point (K) of the precursors, which is what published solid-state syntheses use on average (Huo
+    et al., Chemistry of Materials 34, 7323 (2022)); held within the campaign's range. Where no
+    melting point is at hand for any precursor, the middle of the range is taken; the recipe's
+    notes say so. Atmosphere: air for oxides (all anions oxygen), argon for everything else.
     """
 
     Settings = SolidStateSettings
@@ -79,7 +80,7 @@ class SolidStatePlanner:
         formula, _ = structure.composition.get_reduced_formula_and_factor()
         target = Composition(formula)
         mixture = balance(target, self._settings.stock)
-        temperature, _ = self.temperature(mixture, conditions.temperature_K)
+        temperature, notes = self.temperature(mixture, conditions.temperature_K)
         low, high = conditions.pressure_GPa
         return Recipe(
             method=METHOD,
@@ -89,18 +90,19 @@ class SolidStatePlanner:
             pressure_GPa=min(max(1e-4, low), high),
             time_h=self._settings.time_h,
             atmosphere=_atmosphere(target),
+            notes=notes,
         )
 
     def temperature(self, mixture: Mixture, allowed_K: tuple[float, float]) -> tuple[float, str]:
         """Return the temperature of the main step (K, rounded to 5 K) and where it comes from."""
         low, high = allowed_K
-        known = {p.formula: melting_point_K(p.formula) for p in mixture.precursors}
+        known = {p.formula: melting_point_K(Composition(p.formula)) for p in mixture.precursors}
         points = {formula: point for formula, point in known.items() if point is not None}
         if not points:
             return (low + high) / 2, "middle of the allowed range: no melting point is at hand"
-        first = min(points, key=lambda formula: points[formula])
-        wished = 5 * round(self._settings.tammann_fraction * points[first] / 5)
-        reason = f"Tammann's rule, {first} melts at {points[first]:.0f} K"
+        mean = sum(points.values()) / len(points)
+        wished = 5 * round(self._settings.tammann_fraction * mean / 5)
+        reason = f"Tammann's rule, {', '.join(points)} melt at {mean:.0f} K on average"
         if not low <= wished <= high:
             reason += f"; {wished:.0f} K lies outside the allowed {low:g} to {high:g} K"
         return float(min(max(wished, low), high)), reason
