@@ -19,8 +19,9 @@ from sqlalchemy.orm import Session
 from matterloop.loop.crew import Crew, assemble
 from matterloop.loop.errors import CampaignNotFoundError, ConflictError
 from matterloop.loop.identifiers import derive_seed
+from matterloop.loop.ledger.columns import utc_now
 from matterloop.loop.ledger.engine import reading, writing
-from matterloop.loop.ledger.models import Campaign, Cycle, EventRow, utc_now
+from matterloop.loop.ledger.models import Campaign, Cycle, EventRow
 from matterloop.loop.spec import CampaignSpec
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class OpenCampaign:
             self.name, self.spec = row.name, CampaignSpec.model_validate(row.spec)
         self.actor = f"{socket.gethostname()}:{os.getpid()}"
         self.crew: Crew = assemble(self.spec, folder, workers)
+        try:
+            self._keep_to_one_hull()
+        except BaseException:
+            self.crew.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +92,22 @@ class OpenCampaign:
         traceback: TracebackType | None,
     ) -> None:
         self.crew.close()
+
+    def _keep_to_one_hull(self) -> None:
+        """Record the hull at the first opening; energies above different hulls never mix."""
+        hull = self.crew.workshop.hull.sha256
+        with self.transaction() as session:
+            row = session.get_one(Campaign, self.id)
+            if row.hull_sha256 is None:
+                row.hull_sha256 = hull
+            elif row.hull_sha256 != hull:
+                raise ConflictError(
+                    f"The campaign {self.name!r} was begun with the reference hull"
+                    f" {row.hull_sha256[:12]}, and this is {hull[:12]}.",
+                    "one hull for all of a campaign's energies above hull",
+                    "go on with the Matterloop version or the reference_hull that it was begun"
+                    " with, or start a new campaign under another name",
+                )
 
     def view(self) -> AbstractContextManager[Session]:
         """Open a session that reads one consistent state and never waits for a writer."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import context
 
 from matterloop.loop.errors import UsageError
-from matterloop.loop.ledger.models import Base
+from matterloop.loop.ledger import models  # noqa: F401  # fills the metadata
+from matterloop.loop.ledger.columns import Base
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -9,10 +9,11 @@ from sqlalchemy import Engine, select
 
 from matterloop.loop.errors import UsageError
 from matterloop.loop.experiment import Handle, JobState
+from matterloop.loop.ledger.columns import utc_now
 from matterloop.loop.ledger.engine import writing
 from matterloop.loop.ledger.instruments import out_of_service, repaired
 from matterloop.loop.ledger.jobs import resolve
-from matterloop.loop.ledger.models import JobRow, utc_now
+from matterloop.loop.ledger.models import JobRow
 from matterloop.loop.open_campaign import find
 
 

@@ -3,12 +3,12 @@
 Imports SQLAlchemy and Alembic; no pymatgen, no torch.
 """
 
+from matterloop.loop.ledger.columns import Base, utc_now
 from matterloop.loop.ledger.drive import DriveReport, DriverOptions
 from matterloop.loop.ledger.driver import JobDriver, Store
 from matterloop.loop.ledger.engine import open_engine, reading, writing
 from matterloop.loop.ledger.jobs import abort, plan_job, resolve, submission_key
 from matterloop.loop.ledger.models import (
-    Base,
     Campaign,
     CandidateRow,
     Cycle,
@@ -22,7 +22,6 @@ from matterloop.loop.ledger.models import (
     SampleRow,
     StructureRow,
     VerdictRow,
-    utc_now,
 )
 from matterloop.loop.ledger.schema import current, downgrade, require_current, upgrade
 from matterloop.loop.ledger.structures import get_structure, put_structure

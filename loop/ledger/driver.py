@@ -51,9 +51,10 @@ from matterloop.loop.experiment import (
 )
 from matterloop.loop.ledger import instruments as service
 from matterloop.loop.ledger import jobs
+from matterloop.loop.ledger.columns import utc_now
 from matterloop.loop.ledger.drive import DriveReport, DriverOptions
 from matterloop.loop.ledger.engine import reading, writing
-from matterloop.loop.ledger.models import JobRow, utc_now
+from matterloop.loop.ledger.models import JobRow
 from matterloop.loop.ledger.ownership import Owner, may_still_submit
 from matterloop.loop.protocols import Characterizer, Synthesizer
 

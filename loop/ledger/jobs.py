@@ -37,8 +37,9 @@ from matterloop.loop.experiment import (
     SynthesisResult,
 )
 from matterloop.loop.identifiers import content_hash, job_key
+from matterloop.loop.ledger.columns import utc_now
 from matterloop.loop.ledger.engine import writing
-from matterloop.loop.ledger.models import Cycle, EventRow, JobRow, utc_now
+from matterloop.loop.ledger.models import Cycle, EventRow, JobRow
 
 Request = SynthesisRequest | CharacterizationRequest
 Result = SynthesisResult | CharacterizationResult

@@ -6,90 +6,13 @@ columns hold provenance and settings, never a figure that an analyst would filte
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    Index,
-    MetaData,
-    String,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import BigInteger, CheckConstraint, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from matterloop.loop.identifiers import new_id
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A time that is stored in UTC and comes back aware, on SQLite as on PostgreSQL."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive times, convert the others to UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone; the ledger stores aware times only")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give SQLite's naive times back their zone."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def utc_now() -> datetime:
-    """Return the present time, aware, in UTC."""
-    return datetime.now(UTC)
-
-
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-class Base(DeclarativeBase):
-    """Base of all tables; one naming convention, so that migrations find every constraint."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        datetime: UtcDateTime,
-        dict[str, Any]: Json,
-        list[Any]: Json,
-    }
-
-
-def _one_of(column: str, *words: str) -> CheckConstraint:
-    listed = ", ".join(f"'{word}'" for word in words)
-    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
-
-
-def _id() -> Mapped[str]:
-    return mapped_column(String(36), primary_key=True, default=new_id)
-
-
-def _ref(target: str, **options: Any) -> Mapped[Any]:
-    length = 64 if target == "structure.sha256" else 36
-    return mapped_column(String(length), ForeignKey(target), **options)
+from matterloop.loop.ledger.columns import Base, one_of, primary_key, reference, utc_now
 
 
 class Campaign(Base):
@@ -97,10 +20,10 @@ class Campaign(Base):
 
     __tablename__ = "campaign"
     __table_args__ = (
-        _one_of("state", "created", "running", "waiting", "finished", "stopped", "failed"),
+        one_of("state", "created", "running", "waiting", "finished", "stopped", "failed"),
     )
 
-    id: Mapped[str] = _id()
+    id: Mapped[str] = primary_key()
     name: Mapped[str] = mapped_column(String(80), unique=True)
     spec: Mapped[dict[str, Any]]
     spec_sha256: Mapped[str] = mapped_column(String(64))
@@ -125,8 +48,8 @@ class Cycle(Base):
         CheckConstraint("number >= 1", name="number_positive"),
     )
 
-    id: Mapped[str] = _id()
-    campaign_id: Mapped[str] = _ref("campaign.id")
+    id: Mapped[str] = primary_key()
+    campaign_id: Mapped[str] = reference("campaign.id")
     number: Mapped[int]
     stage: Mapped[str] = mapped_column(String(16), default="started")
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -163,17 +86,17 @@ class ModelVersion(Base):
     __tablename__ = "model_version"
     __table_args__ = (
         UniqueConstraint("campaign_id", "kind", "sha256"),
-        _one_of("state", "champion", "challenger", "retired", "refused"),
-        _one_of("kind", "generator", "potential"),
+        one_of("state", "champion", "challenger", "retired", "refused"),
+        one_of("kind", "generator", "potential"),
     )
 
-    id: Mapped[str] = _id()
-    campaign_id: Mapped[str] = _ref("campaign.id")
+    id: Mapped[str] = primary_key()
+    campaign_id: Mapped[str] = reference("campaign.id")
     kind: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(80))
     version: Mapped[str] = mapped_column(String(80))
     sha256: Mapped[str] = mapped_column(String(64))
-    parent_id: Mapped[str | None] = _ref("model_version.id")
+    parent_id: Mapped[str | None] = reference("model_version.id")
     state: Mapped[str] = mapped_column(String(16), default="champion")
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -188,18 +111,18 @@ class CandidateRow(Base):
     __table_args__ = (
         UniqueConstraint("cycle_id", "ordinal"),
         Index(None, "campaign_id", "state"),
-        _one_of("state", "generated", "refused", "accepted", "unrelaxable", "relaxed"),
+        one_of("state", "generated", "refused", "accepted", "unrelaxable", "relaxed"),
     )
 
-    id: Mapped[str] = _id()
-    campaign_id: Mapped[str] = _ref("campaign.id")
-    cycle_id: Mapped[str] = _ref("cycle.id")
+    id: Mapped[str] = primary_key()
+    campaign_id: Mapped[str] = reference("campaign.id")
+    cycle_id: Mapped[str] = reference("cycle.id")
     ordinal: Mapped[int]
     """Position in the cycle, from 0: the order that makes a rerun comparable."""
-    model_version_id: Mapped[str] = _ref("model_version.id")
+    model_version_id: Mapped[str] = reference("model_version.id")
     seed: Mapped[int] = mapped_column(BigInteger)
-    structure_sha256: Mapped[str] = _ref("structure.sha256")
-    relaxed_sha256: Mapped[str | None] = _ref("structure.sha256")
+    structure_sha256: Mapped[str] = reference("structure.sha256")
+    relaxed_sha256: Mapped[str | None] = reference("structure.sha256")
     origin: Mapped[dict[str, Any]]
     embedding: Mapped[list[Any] | None]
     state: Mapped[str] = mapped_column(String(16), default="generated")
@@ -217,8 +140,8 @@ class VerdictRow(Base):
     __tablename__ = "verdict"
     __table_args__ = (UniqueConstraint("candidate_id", "check_name"),)
 
-    id: Mapped[str] = _id()
-    candidate_id: Mapped[str] = _ref("candidate.id")
+    id: Mapped[str] = primary_key()
+    candidate_id: Mapped[str] = reference("candidate.id")
     check_name: Mapped[str] = mapped_column(String(32))
     passed: Mapped[bool]
     decisive: Mapped[bool]
@@ -235,10 +158,10 @@ class DecisionRow(Base):
         UniqueConstraint("cycle_id", "arm", "rank"),
     )
 
-    id: Mapped[str] = _id()
-    campaign_id: Mapped[str] = _ref("campaign.id")
-    cycle_id: Mapped[str] = _ref("cycle.id")
-    candidate_id: Mapped[str] = _ref("candidate.id")
+    id: Mapped[str] = primary_key()
+    campaign_id: Mapped[str] = reference("campaign.id")
+    cycle_id: Mapped[str] = reference("cycle.id")
+    candidate_id: Mapped[str] = reference("candidate.id")
     arm: Mapped[str] = mapped_column(String(32))
     """``main``, or the name of a control arm."""
     selector: Mapped[str] = mapped_column(String(80))
@@ -261,11 +184,11 @@ class ReviewRow(Base):
     __tablename__ = "review"
     __table_args__ = (
         UniqueConstraint("decision_id"),
-        _one_of("verdict", "approved", "vetoed"),
+        one_of("verdict", "approved", "vetoed"),
     )
 
-    id: Mapped[str] = _id()
-    decision_id: Mapped[str] = _ref("decision.id")
+    id: Mapped[str] = primary_key()
+    decision_id: Mapped[str] = reference("decision.id")
     verdict: Mapped[str] = mapped_column(String(16))
     reviewer: Mapped[str] = mapped_column(String(120))
     reason: Mapped[str] = mapped_column(Text)
@@ -280,9 +203,9 @@ class RecipeRow(Base):
     __tablename__ = "recipe"
     __table_args__ = (UniqueConstraint("candidate_id", "cycle_id"),)
 
-    id: Mapped[str] = _id()
-    candidate_id: Mapped[str] = _ref("candidate.id")
-    cycle_id: Mapped[str] = _ref("cycle.id")
+    id: Mapped[str] = primary_key()
+    candidate_id: Mapped[str] = reference("candidate.id")
+    cycle_id: Mapped[str] = reference("cycle.id")
     planner: Mapped[str] = mapped_column(String(80))
     method: Mapped[str] = mapped_column(String(40))
     temperature_K: Mapped[float]
@@ -301,7 +224,7 @@ class JobRow(Base):
     __table_args__ = (
         UniqueConstraint("key"),
         Index(None, "campaign_id", "state"),
-        _one_of(
+        one_of(
             "state",
             "planned",
             "submitting",
@@ -311,16 +234,16 @@ class JobRow(Base):
             "aborted",
             "unknown",
         ),
-        _one_of("purpose", "synthesize", "characterize"),
+        one_of("purpose", "synthesize", "characterize"),
     )
 
-    id: Mapped[str] = _id()
+    id: Mapped[str] = primary_key()
     key: Mapped[str] = mapped_column(String(64))
-    campaign_id: Mapped[str] = _ref("campaign.id")
-    cycle_id: Mapped[str] = _ref("cycle.id")
-    candidate_id: Mapped[str] = _ref("candidate.id")
-    recipe_id: Mapped[str | None] = _ref("recipe.id")
-    sample_id: Mapped[str | None] = _ref("sample.id")
+    campaign_id: Mapped[str] = reference("campaign.id")
+    cycle_id: Mapped[str] = reference("cycle.id")
+    candidate_id: Mapped[str] = reference("candidate.id")
+    recipe_id: Mapped[str | None] = reference("recipe.id")
+    sample_id: Mapped[str | None] = reference("sample.id")
     """The sample that a synthesis made, or that a characterization measures."""
     instrument: Mapped[str] = mapped_column(String(80))
     purpose: Mapped[str] = mapped_column(String(16))
@@ -352,11 +275,11 @@ class SampleRow(Base):
     __tablename__ = "sample"
     __table_args__ = (UniqueConstraint("recipe_id"),)
 
-    id: Mapped[str] = _id()
-    candidate_id: Mapped[str] = _ref("candidate.id")
-    recipe_id: Mapped[str] = _ref("recipe.id")
+    id: Mapped[str] = primary_key()
+    candidate_id: Mapped[str] = reference("candidate.id")
+    recipe_id: Mapped[str] = reference("recipe.id")
     success: Mapped[bool]
-    product_sha256: Mapped[str | None] = _ref("structure.sha256")
+    product_sha256: Mapped[str | None] = reference("structure.sha256")
     phases: Mapped[list[Any]]
     yield_fraction: Mapped[float]
     explanation: Mapped[str] = mapped_column(Text)
@@ -380,14 +303,14 @@ class MeasurementRow(Base):
             sqlite_where=text("job_id IS NULL"),
             postgresql_where=text("job_id IS NULL"),
         ),
-        _one_of("fidelity", "screening", "experiment"),
+        one_of("fidelity", "screening", "experiment"),
     )
 
-    id: Mapped[str] = _id()
-    campaign_id: Mapped[str] = _ref("campaign.id")
-    candidate_id: Mapped[str] = _ref("candidate.id")
-    sample_id: Mapped[str | None] = _ref("sample.id")
-    job_id: Mapped[str | None] = _ref("job.id")
+    id: Mapped[str] = primary_key()
+    campaign_id: Mapped[str] = reference("campaign.id")
+    candidate_id: Mapped[str] = reference("candidate.id")
+    sample_id: Mapped[str | None] = reference("sample.id")
+    job_id: Mapped[str | None] = reference("job.id")
     property: Mapped[str] = mapped_column(String(40))
     value: Mapped[float]
     unit: Mapped[str] = mapped_column(String(16))
@@ -405,8 +328,8 @@ class EventRow(Base):
     __tablename__ = "event"
     __table_args__ = (Index(None, "campaign_id", "at"), Index(None, "subject_id"))
 
-    id: Mapped[str] = _id()
-    campaign_id: Mapped[str] = _ref("campaign.id")
+    id: Mapped[str] = primary_key()
+    campaign_id: Mapped[str] = reference("campaign.id")
     at: Mapped[datetime] = mapped_column(default=utc_now)
     kind: Mapped[str] = mapped_column(String(40))
     """``campaign.state``, ``cycle.stage``, ``job.state``, ``instrument.fault``, ..."""

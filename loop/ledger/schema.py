@@ -19,7 +19,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
 
 from matterloop.loop.errors import LedgerError
-from matterloop.loop.ledger.models import Base
+from matterloop.loop.ledger import models  # noqa: F401  # fills the metadata
+from matterloop.loop.ledger.columns import Base
 
 _LOCK = 0x6D61_7474_6572  # "matter": key of the advisory lock on PostgreSQL
 

@@ -173,7 +173,7 @@ def _spheres(centres: NDArray[np.float64], radius: float, fineness: int) -> dict
 @cache
 def _icosphere(fineness: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Split an icosahedron's triangles in four, `fineness` times: a unit sphere."""
-    from scipy.spatial import ConvexHull  # type: ignore[import-untyped]
+    from scipy.spatial import ConvexHull
 
     golden = (1 + 5**0.5) / 2
     base = [(0.0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
