@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -211,6 +212,8 @@ def _spacegroup(structure: Structure) -> int | None:
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
     try:
-        return int(SpacegroupAnalyzer(structure, SYMMETRY_TOLERANCE_A).get_space_group_number())
+        with warnings.catch_warnings():  # spglib deprecates what pymatgen calls
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return int(SpacegroupAnalyzer(structure, SYMMETRY_TOLERANCE_A).get_space_group_number())
     except (SymmetryUndeterminedError, TypeError, ValueError):
         return None
