@@ -67,9 +67,10 @@ def start_runner(ledger: str, spec_file: Path, folder: Path) -> subprocess.Popen
         "manager = open_ledger(ledger); engine = manager.__enter__();"
         "run(engine, load_spec(Path(spec)), Path(folder)); manager.__exit__(None, None, None)"
     )
+    path = filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
         [sys.executable, "-c", code, ledger, str(spec_file), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
     )
 
