@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock
+from threading import RLock, current_thread, main_thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 
@@ -180,7 +180,7 @@ class ChgnetPotential:
     def _run(
         self, tasks: Sequence[Task]
     ) -> Iterator[tuple[int, SinglePoint | Relaxation | CalculationFailure]]:
-        if len(tasks) <= IN_PROCESS_CRYSTALS and not (self._pool and self._pool.running):
+        if len(tasks) <= IN_PROCESS_CRYSTALS and not self._pool_pays():
             for index, task in enumerate(tasks):
                 yield index, self._in_process(task)
             return
@@ -191,6 +191,15 @@ class ChgnetPotential:
                 self._pool = WorkerPool(self._recipe, self.workers, hang_limit_s)
             pool = self._pool
         yield from pool.run(tasks)
+
+    def _pool_pays(self) -> bool:
+        """Whether even few crystals go to the pool: it runs, or other threads may come with more.
+
+        Instruments ask from threads of their own, one crystal at a time; computed in this process
+        they would wait for each other.
+        """
+        running = self._pool is not None and self._pool.running
+        return running or (self.workers > 1 and current_thread() is not main_thread())
 
     def _in_process(self, task: Task) -> SinglePoint | Relaxation | CalculationFailure:
         """Compute here, on one thread as a worker would."""

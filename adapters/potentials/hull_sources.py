@@ -89,6 +89,7 @@ def from_cif_folder(folder: Path) -> Iterator[SourceCrystal]:
         yield SourceCrystal(
             provenance=f"cif:{file.relative_to(folder).as_posix()}",
             load=partial(_read_cif, file),
+            counts=_counts_in_cif(file.read_text()),
         )
 
 
