@@ -20,8 +20,11 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 from typing import Any
 
+from pymatgen.core import Composition
+
 from matterloop.adapters.potentials.hull_state import BuildState, Record
 from matterloop.loop.calculation import PotentialIdentity
+from matterloop.loop.chemistry.validity import PhysicalLimits, check_volume
 from matterloop.loop.elements import parse_formula
 from matterloop.loop.hull import ReferenceEntry, ReferenceHull
 
@@ -69,6 +72,8 @@ def best_records(state: BuildState) -> list[Record]:
     """Return one record per crystal: relaxed if that converged, the single point if not.
 
     A decorated prototype counts only when relaxed, for its single point is at a guessed volume.
+    Molecules in a vacuum (some sources hold a few) are no crystals and are left out: a gas phase
+    on the hull makes every solid beside it look unstable.
     """
     relaxed = {record.provenance: record for record in state.of("relax") if record.converged}
     chosen = list(relaxed.values())
@@ -77,7 +82,14 @@ def best_records(state: BuildState) -> list[Record]:
         for record in state.of("single")
         if record.provenance not in relaxed and not record.provenance.startswith("prototype:")
     ]
-    return sorted(chosen, key=lambda record: record.provenance)
+    return sorted(filter(_is_condensed, chosen), key=lambda record: record.provenance)
+
+
+def _is_condensed(record: Record) -> bool:
+    if record.volume_A3_per_atom is None:
+        return True
+    composition = Composition(parse_formula(record.formula))
+    return check_volume(composition, record.volume_A3_per_atom, PhysicalLimits()).passed
 
 
 def lowest_per_formula(records: Iterable[Record]) -> list[ReferenceEntry]:

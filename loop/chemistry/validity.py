@@ -30,7 +30,7 @@ from matterloop.loop.elements import SYMBOLS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pymatgen.core import Structure
+    from pymatgen.core import Composition, Structure
 
 _HEAVIEST_RADIUS_A = 1.69
 
@@ -137,9 +137,12 @@ def closest_pair(structure: Structure) -> tuple[str, float, float] | None:
 
 def covalent_radii_A(structure: Structure) -> NDArray[np.float64]:  # noqa: N802  # A: Angstrom
     """Return the covalent radius of every atom, shape (n_atoms,)."""
+    return _radii_A(np.array(structure.atomic_numbers))
+
+
+def _radii_A(numbers: NDArray[np.int64]) -> NDArray[np.float64]:  # noqa: N802  # A: Angstrom
     from ase.data import covalent_radii
 
-    numbers = np.array(structure.atomic_numbers)
     radii = np.full(len(numbers), _HEAVIEST_RADIUS_A)
     tabulated = numbers <= 96
     radii[tabulated] = covalent_radii[numbers[tabulated]]
@@ -167,9 +170,17 @@ def _finite(structure: Structure) -> Verdict:
 
 
 def _volume(structure: Structure, limits: PhysicalLimits) -> Verdict:
-    per_atom = float(structure.volume) / len(structure)
-    spheres = float((4 / 3 * np.pi * covalent_radii_A(structure) ** 3).sum())
-    relative = float(structure.volume) / spheres
+    return check_volume(structure.composition, float(structure.volume) / len(structure), limits)
+
+
+def check_volume(
+    composition: Composition, volume_A3_per_atom: float, limits: PhysicalLimits
+) -> Verdict:
+    """Judge a volume per atom where no crystal is at hand; the verdict ``volume``."""
+    numbers = np.array([element.Z for element in composition.elements])
+    shares = np.array([composition.get_atomic_fraction(e) for e in composition.elements])
+    spheres = float((4 / 3 * np.pi * _radii_A(numbers) ** 3 * shares).sum())
+    per_atom, relative = volume_A3_per_atom, volume_A3_per_atom / spheres
     (low, high), (loose, wide) = limits.volume_A3_per_atom, limits.relative_volume
     return Verdict(
         "volume",

@@ -360,3 +360,11 @@ def test_near_hull_crystals_come_by_preference_and_then_by_distance(tmp_path):
         crystals = [source(provenance) for provenance in [*rows, "mp-7", "element:Na:0"]]
         chosen = near_hull(state, crystals, 0.03, ["Br-Na"])
     assert [c.provenance for c in chosen] == ["mp-5", "mp-7", "mp-1", "mp-2", "mp-3"]
+
+
+def test_a_molecule_in_a_vacuum_does_not_get_on_the_hull(tmp_path):
+    with BuildState(tmp_path / "state.jsonl", identify("0.3.0")) as state:
+        state.add(Record("single", "solid", "LiS4", -4.1, volume_A3_per_atom=20.0))
+        state.add(Record("single", "gas", "LiS4", -4.3, volume_A3_per_atom=189.8))
+    with BuildState(tmp_path / "state.jsonl", identify("0.3.0")) as state:
+        assert [record.provenance for record in best_records(state)] == ["solid"]

@@ -133,6 +133,17 @@ def test_running_a_finished_campaign_again_changes_nothing(finished):
         assert session.scalar(select(func.count()).select_from(JobRow)) == jobs
 
 
+@pytest.mark.postgres
+def test_postgresql_holds_the_same_facts(finished, postgres_server, tmp_path):
+    engine, campaign_id, _ = finished
+    with open_ledger(postgres_server.create_database()) as grown:
+        grown_id = run(grown, small_spec(), tmp_path)
+        assert facts(grown, grown_id) == facts(engine, campaign_id)
+        with reading(grown) as session:
+            page = write_report(session, grown_id, tmp_path / "report.html")
+    assert "chlorides" in page.read_text(encoding="utf-8")
+
+
 def test_the_report_is_written(finished):
     engine, campaign_id, folder = finished
     with reading(engine) as session:
