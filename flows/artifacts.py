@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from sqlalchemy import select
@@ -18,7 +17,7 @@ def artifact_key(*words: str | int) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, words)).lower()).strip("-")
 
 
-def publish_cycle(campaign: OpenCampaign, cycle: int, page: Path) -> None:
+def publish_cycle(campaign: OpenCampaign, cycle: int, report_link: str) -> None:
     """Publish the cycle's batch and results as a markdown artifact, and a link to the report."""
     create_markdown_artifact(
         key=artifact_key(campaign.name, "cycle"),
@@ -26,7 +25,7 @@ def publish_cycle(campaign: OpenCampaign, cycle: int, page: Path) -> None:
         description=f"Campaign {campaign.name}, cycle {cycle}",
     )
     create_link_artifact(
-        key=artifact_key(campaign.name, "report"), link=page.as_uri(), link_text="Report"
+        key=artifact_key(campaign.name, "report"), link=report_link, link_text="Report"
     )
 
 

@@ -4,16 +4,16 @@ No ``from __future__ import annotations`` here: Prefect resolves the parameters'
 is served, and string annotations of pydantic types fail there.
 """
 
+import logging
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
+from matterloop.flows import form, lifeline, watching
 from matterloop.flows.artifacts import publish_cycle
-from matterloop.flows.form import CampaignForm, spec_of
 from matterloop.flows.settings import FlowSettings
 from matterloop.loop.driving import drive
 from matterloop.loop.errors import MatterloopError, WaitingForPersonError
@@ -23,19 +23,6 @@ from matterloop.loop.stages import STAGES
 from matterloop.loop.workplace import campaign_folder, open_ledger, report_path
 
 
-class Watcher:
-    """Who looks on while a campaign runs in this process; the command line shows progress bars."""
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Hear that `done` of `total` are through."""
-
-    def stage(self, cycle: int, report: StageReport) -> None:
-        """Hear what a stage did."""
-
-
-watcher: ContextVar[Watcher] = ContextVar("watcher")
-
-
 @task(
     name="stage",
     task_run_name="cycle {cycle} · {stage}",
@@ -43,16 +30,14 @@ watcher: ContextVar[Watcher] = ContextVar("watcher")
     persist_result=False,
 )
 def run_stage(campaign: Any, stage: str, cycle: int) -> Any:
-    """Run one stage; an error raised on purpose becomes a failed state without a traceback."""
+    """Run one stage; an error raised on purpose becomes a state, without a traceback."""
     try:
         report = STAGES[stage](campaign, cycle)
-    except WaitingForPersonError as error:
-        return Completed(name="Waiting", message=str(error), data=error)
     except MatterloopError as error:
-        return Failed(message=str(error), data=error)
+        return _ended(error)
     get_run_logger().info("cycle %d · %s: %s", cycle, stage, report.summary)
-    watcher.get(Watcher()).stage(cycle, report)
-    return report
+    watching.present().stage(cycle, report)
+    return Completed(message=report.summary, data=report)
 
 
 def as_task(campaign: OpenCampaign) -> Callable[[str, int], StageReport]:
@@ -72,41 +57,73 @@ def as_task(campaign: OpenCampaign) -> Callable[[str, int], StageReport]:
 
 @flow(
     name="discovery-campaign",
-    flow_run_name="{form.name}",
+    flow_run_name="{name}",
     description="Generate, screen, select, synthesize, characterize and learn, cycle by cycle.",
     persist_result=False,
 )
-def discovery_campaign(form: CampaignForm) -> Any:
+def discovery_campaign(
+    name: form.Name = form.NAME,
+    campaign_file: form.Text = form.CAMPAIGN_FILE,
+    chemical_system: form.Text = form.CHEMICAL_SYSTEM,
+    cycles: form.Count = form.CYCLES,
+    experiments: form.Count = form.EXPERIMENTS,
+    batch_size: form.Count = form.BATCH_SIZE,
+    candidates_per_cycle: form.Count = form.CANDIDATES_PER_CYCLE,
+    seed: form.Seed = form.SEED,
+) -> Any:
     """Run a campaign to its end; a campaign of that name in the ledger goes on where it stands."""
     logger = get_run_logger()
-    settings = FlowSettings.from_environment()
+    changes = form.Changes(
+        chemical_system, cycles, experiments, batch_size, candidates_per_cycle, seed
+    )
     try:
+        settings = FlowSettings.from_environment()
+        if settings.server_pid:
+            _serve_under(settings.server_pid)
         with open_ledger(settings.ledger) as engine:
-            spec = spec_of(engine, form)
-            campaign_id = enter(engine, spec)
-            folder = campaign_folder(settings.folder, spec.name)
+            spec = form.spec_of(engine, name, campaign_file, changes)
+            page = report_path(settings.folder, spec.name)
             with OpenCampaign(
                 engine,
-                campaign_id,
-                folder,
+                enter(engine, spec),
+                campaign_folder(settings.folder, spec.name),
                 workers=settings.workers,
-                progress=watcher.get(Watcher()).progress,
+                progress=watching.present().progress,
             ) as campaign:
-                page = report_path(settings.folder, spec.name)
 
-                def after_cycle(cycle: int) -> None:
+                def report() -> None:
                     with campaign.view() as session:
                         write_report(session, campaign.id, page, hull=campaign.crew.workshop.hull)
-                    publish_cycle(campaign, cycle, page)
+
+                def after_cycle(cycle: int) -> None:
+                    report()
+                    publish_cycle(campaign, cycle, settings.report_link(spec.name))
 
                 try:
                     drive(campaign, as_task(campaign), after_cycle)
                 finally:
-                    with campaign.view() as session:
-                        write_report(session, campaign.id, page, hull=campaign.crew.workshop.hull)
-                logger.info("the report is at %s", page)
-    except WaitingForPersonError as error:
-        return Completed(name="Waiting", message=str(error), data=error)
+                    report()
     except MatterloopError as error:
-        return Failed(message=str(error), data=error)
-    return Completed(message=f"report: {page}", data=str(page))
+        if not isinstance(error, WaitingForPersonError):
+            logger.error("%s", error)
+        return _ended(error)
+    logger.info("The report is at %s", page)
+    return Completed(message=f"Report: {page}", data=str(page))
+
+
+def _serve_under(server: int) -> None:
+    """Make this process, which the server started for one flow run, a well-behaved child."""
+    lifeline.leave_terminal()
+    lifeline.end_with(server)
+    # Prefect logs the traceback of every failed state, also of one that was returned on purpose.
+    # Of an unexpected error the traceback is logged before, by the flow's engine.
+    logging.getLogger("prefect.flow_runs").addFilter(
+        lambda record: not record.getMessage().startswith("Engine execution exited")
+    )
+
+
+def _ended(error: MatterloopError) -> Any:
+    """Return the state of a run that ended by an error raised on purpose."""
+    if isinstance(error, WaitingForPersonError):
+        return Completed(name="Waiting", message=str(error), data=error)
+    return Failed(message=str(error), data=error)

@@ -1,12 +1,17 @@
 """The form from which a campaign is started in the Prefect UI.
 
+Each field is a flow parameter of its own, because the pages show nested ones badly, and says to
+the pages that it is a plain text or number, because they show "or nothing" as a choice of types.
+A field left empty keeps what the campaign's file or the ledger says.
+
 No ``from __future__ import annotations`` here, see `matterloop.flows.campaign`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field, ValidationError, WithJsonSchema
 from sqlalchemy import Engine, select
 
 from matterloop.loop.errors import UsageError
@@ -16,71 +21,109 @@ from matterloop.loop.ledger.models import Campaign
 from matterloop.loop.spec import CampaignSpec
 from matterloop.loop.spec_file import load_spec
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+MOST = 1000
+"""Upper bound of the counts."""
 
-class CampaignForm(BaseModel):
-    """What the form asks for. Fields left empty keep what the campaign file says."""
-
-    name: str = Field(
-        title="Name",
-        description="Of the campaign. A name that the ledger knows goes on where it stands.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
-    )
-    campaign_file: str | None = Field(
-        default=None,
-        title="Campaign file",
-        description="An example's name (li-p-s-cl) or the path of a YAML file on this machine.",
-    )
-    chemical_system: str | None = Field(
-        default=None, title="Chemical system", description="Elements joined by dashes: Li-P-S-Cl."
-    )
-    cycles: int | None = Field(default=None, title="Cycles", ge=1, le=1000)
-    batch_size: int | None = Field(
-        default=None, title="Batch size", description="Experiments per cycle.", ge=1, le=1000
-    )
-    candidates_per_cycle: int | None = Field(default=None, title="Candidates per cycle", ge=1)
-    seed: int | None = Field(default=None, title="Seed", ge=0)
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Text = Annotated[str | None, WithJsonSchema({"type": "string"})]
+Count = Annotated[
+    int | None,
+    Field(ge=1, le=MOST),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST}),
+]
+Seed = Annotated[int | None, Field(ge=0), WithJsonSchema({"type": "integer", "minimum": 0})]
 
 
-def spec_of(engine: Engine, form: CampaignForm) -> CampaignSpec:
-    """Turn a form into a specification: the ledger's or a file's, with the form's changes.
+def _asked(title: str, description: str, default: Any = None) -> Any:
+    """Describe a parameter to the pages; its bounds stand in its type."""
+    return Field(default, description=description, json_schema_extra={"title": title})
+
+
+NAME = _asked("Name", "Of the campaign. One that the ledger knows goes on where it stands.", ...)
+CAMPAIGN_FILE = _asked(
+    "Campaign file",
+    "Name of an example (li-p-s-cl), or path of a YAML file on the server's machine. Left empty:"
+    " the campaign of that name in the ledger.",
+)
+CHEMICAL_SYSTEM = _asked(
+    "Chemical system",
+    "Elements joined by dashes: Li-P-S-Cl. This and all below may be left empty, which keeps what"
+    " the campaign file says.",
+)
+CYCLES = _asked("Cycles", f"1 to {MOST}.")
+EXPERIMENTS = _asked("Experiments", f"The most to be made, control arms included; 1 to {MOST}.")
+BATCH_SIZE = _asked("Batch size", f"Candidates chosen per cycle; 1 to {MOST}.")
+CANDIDATES_PER_CYCLE = _asked(
+    "Candidates per cycle", f"Crystals that the generator proposes; 1 to {MOST}."
+)
+SEED = _asked("Seed", "Whole number from 0. The same seed gives the same campaign.")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the form changes in the campaign's file, or in the campaign that the ledger holds."""
+
+    chemical_system: str | None = None
+    cycles: int | None = None
+    experiments: int | None = None
+    batch_size: int | None = None
+    candidates_per_cycle: int | None = None
+    seed: int | None = None
+
+    def apply(self, value: dict[str, Any]) -> None:
+        """Write the changes into a specification in JSON form."""
+        if self.chemical_system:
+            space = value["search_space"]
+            space.update(chemical_system=self.chemical_system, elements=None, formulas=None)
+            wanted = self.chemical_system.split("-")
+            space["required_elements"] = [e for e in space["required_elements"] if e in wanted]
+        for name in ("cycles", "experiments"):
+            if getattr(self, name) is not None:
+                value["budget"][name] = getattr(self, name)
+        if self.candidates_per_cycle is not None:
+            value["generator"]["candidates_per_cycle"] = self.candidates_per_cycle
+        for name in ("batch_size", "seed"):
+            if getattr(self, name) is not None:
+                value[name] = getattr(self, name)
+
+
+def spec_of(engine: Engine, name: str, campaign_file: str | None, changes: Changes) -> CampaignSpec:
+    """Return the specification of a file, or else of the ledger, with the form's changes.
 
     Raises
     ------
     UsageError
-        If the ledger does not know the name and the form names no campaign file.
-    SpecError, pydantic.ValidationError
-        If the result is not a valid campaign.
+        If the form names no file and the ledger does not know the name, or if the changes make
+        the campaign impossible.
+    SpecError
+        If the file is wrong.
     """
-    with reading(engine) as session:
-        known = session.scalars(select(Campaign.spec).where(Campaign.name == form.name)).first()
-    if known is not None:
-        spec = CampaignSpec.model_validate(known)
-    elif form.campaign_file:
-        spec = load_spec(example_files().get(form.campaign_file, Path(form.campaign_file)))
+    if campaign_file:
+        spec = load_spec(example_files().get(campaign_file, Path(campaign_file)))
     else:
-        raise UsageError(
-            f"The ledger holds no campaign {form.name!r} and the form names no campaign file.",
-            f"one of {', '.join(example_files())}, or the path of a YAML file",
-            "fill in the field Campaign file",
-        )
-    return _changed(spec, form)
-
-
-def _changed(spec: CampaignSpec, form: CampaignForm) -> CampaignSpec:
+        with reading(engine) as session:
+            known = session.scalars(select(Campaign.spec).where(Campaign.name == name)).first()
+        if known is None:
+            raise UsageError(
+                f"The ledger holds no campaign {name!r} and the form names no campaign file.",
+                f"one of {', '.join(example_files())}, or the path of a YAML file",
+                "fill in the field Campaign file",
+            )
+        spec = CampaignSpec.model_validate(known)
     value: dict[str, Any] = spec.model_dump(mode="json")
-    value["name"] = form.name
-    if form.chemical_system is not None:
-        space = value["search_space"]
-        space.update(chemical_system=form.chemical_system, elements=None, formulas=None)
-        space["required_elements"] = [
-            e for e in space["required_elements"] if e in form.chemical_system.split("-")
-        ]
-    if form.cycles is not None:
-        value["budget"]["cycles"] = form.cycles
-    if form.batch_size is not None:
-        value["batch_size"] = form.batch_size
-    if form.candidates_per_cycle is not None:
-        value["generator"]["candidates_per_cycle"] = form.candidates_per_cycle
-    if form.seed is not None:
-        value["seed"] = form.seed
-    return CampaignSpec.model_validate(value)
+    value["name"] = name
+    changes.apply(value)
+    try:
+        return CampaignSpec.model_validate(value)
+    except ValidationError as error:
+        problems = "; ".join(map(_problem, error.errors()))
+        raise UsageError(
+            f"The form asks for an impossible campaign: {problems}.",
+            remedy="correct these fields and run it again",
+        ) from None
+
+
+def _problem(detail: Any) -> str:
+    field = ".".join(str(part) for part in detail["loc"]) or "the campaign"
+    return f"{field}: {str(detail['msg']).removeprefix('Value error, ')}"

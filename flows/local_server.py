@@ -1,28 +1,35 @@
 """A Prefect server on this machine that ends with the process that started it.
 
-Prefect's own temporary server outlives a killed parent. This one asks the kernel to be told when
-its parent dies (Linux) and asks nobody outside: analytics are off.
+Prefect's own temporary server outlives a killed parent. This one watches its parent, and asks
+nobody outside: analytics are off.
 """
 
 from __future__ import annotations
 
-import ctypes
+import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, TYPE_CHECKING, Self
 
+from matterloop.flows.lifeline import end_with
 from matterloop.loop.errors import MatterloopError
+from matterloop.loop.workplace import report_path
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 START_TIMEOUT_S = 120.0
 """A server on SQLite answers after 6-12 s on two cores; ten times that is a failure."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 def quiet_environment(home: Path) -> dict[str, str]:
@@ -56,25 +63,32 @@ class LocalServer:
 
     Parameters
     ----------
-    home
-        Folder of its database and logs (``PREFECT_HOME``).
+    homes
+        Folders for its database and logs (``PREFECT_HOME``). The first one that no other server
+        uses is taken: two servers on one SQLite file would lock each other out.
     host, port
         Where it listens; port 0 takes a free one.
-    user_interface
-        Whether the pages are served, too.
+    reports
+        The folder of campaigns. If given, Prefect's pages are served, and reports beside them.
+
+    Raises
+    ------
+    MatterloopError
+        On entering: port or homes are taken, or the server does not start.
     """
 
     def __init__(
         self,
-        home: Path,
+        homes: Iterable[Path],
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        user_interface: bool = False,
+        reports: Path | None = None,
     ) -> None:
-        self.home, self.host, self.port = home, host, port or _free_port(host)
-        self._user_interface = user_interface
+        self.host, self.port = host, port or _free_port(host)
+        self._homes, self._reports = homes, reports
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -87,26 +101,16 @@ class LocalServer:
         return f"{self.url}/api"
 
     def __enter__(self) -> Self:
-        self.home.mkdir(parents=True, exist_ok=True)
         if not _is_free(self.host, self.port):
             raise MatterloopError(
                 f"The port {self.port} on {self.host} is taken.",
                 "a free port for the Prefect server",
                 "choose another one with `--port`, or set PREFECT_API_URL to the server there",
             )
-        log = (self.home / "server.log").open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, self.host, str(self.port), str(os.getpid())],
-            env={
-                **os.environ,
-                **server_environment(self.home, user_interface=self._user_interface),
-            },
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        log.close()
+        home = self._claim_home()
         try:
-            self._wait()
+            self._start(home)
+            self._wait(home)
         except BaseException:
             self._stop()
             raise
@@ -120,7 +124,45 @@ class LocalServer:
     ) -> None:
         self._stop()
 
-    def _wait(self) -> None:
+    def _claim_home(self) -> Path:
+        home = Path()
+        for home in self._homes:
+            home.mkdir(parents=True, exist_ok=True)
+            lock = (home / "lock").open("ab")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+            else:
+                self._lock = lock
+                return home
+        raise MatterloopError(
+            f"Another Prefect server of Matterloop uses {home}.",
+            remedy="use its pages, or end it first; or choose another folder with `--folder`",
+        )
+
+    def _start(self, home: Path) -> None:
+        assert self._lock is not None
+        command = [sys.executable, "-m", __name__, self.host, str(self.port), str(os.getpid())]
+        if self._reports is not None:
+            command.append(str(self._reports))
+        with (home / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env={
+                    **os.environ,
+                    **server_environment(home, user_interface=self._reports is not None),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Held until both processes are gone.
+                pass_fds=[self._lock.fileno()],
+                # Ctrl-C at the terminal is for the parent, which needs the server to its end.
+                start_new_session=True,
+            )
+
+    def _wait(self, home: Path) -> None:
         import httpx
 
         assert self._process is not None
@@ -134,19 +176,21 @@ class LocalServer:
         raise MatterloopError(
             "The Prefect server did not start.",
             "an answer on " + self.api_url,
-            f"read {self.home / 'server.log'}",
+            f"read {home / 'server.log'}",
         )
 
     def _stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def _free_port(host: str) -> int:
@@ -165,20 +209,34 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _die_with(parent: int) -> None:
-    """Ask for SIGTERM when the parent dies; end at once if it is dead already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(0)
+def _app(reports: Path | None) -> FastAPI:
+    """Make the server's application, with the campaigns' reports under ``/reports/NAME``."""
+    from prefect.server.api.server import create_app
+    from starlette.responses import FileResponse, PlainTextResponse
+    from starlette.routing import Route
+
+    app = create_app()
+    if reports is None:
+        return app
+
+    def show(request: Request) -> Response:
+        name = request.path_params["name"]
+        page = report_path(reports, name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not page.is_file():
+            return PlainTextResponse(f"No report of a campaign {name!r} yet.", status_code=404)
+        return FileResponse(page)
+
+    # Before Prefect's pages, which answer every other address.
+    app.router.routes.insert(0, Route("/reports/{name}", show))
+    return app
 
 
-def _serve(host: str, port: int) -> None:
+def _serve(host: str, port: int, parent: int, reports: Path | None) -> None:
     import uvicorn
 
+    end_with(parent, signal.SIGTERM)
     uvicorn.run(
-        "prefect.server.api.server:create_app",
-        factory=True,
+        _app(reports),
         host=host,
         port=port,
         log_level="error",
@@ -188,5 +246,9 @@ def _serve(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    _die_with(int(sys.argv[3]))
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]) if len(sys.argv) > 4 else None,
+    )

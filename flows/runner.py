@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, cast
 
 from matterloop.flows.local_server import LocalServer, quiet_environment
 from matterloop.flows.settings import FlowSettings
@@ -12,7 +13,12 @@ from matterloop.loop.errors import MatterloopError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from matterloop.flows.campaign import Watcher
+    from prefect.client.schemas.objects import State
+
+    from matterloop.flows.watching import Watcher
+
+MOST_AT_ONCE = 64
+"""Private servers beside each other in one folder."""
 
 
 def run_campaign(
@@ -33,28 +39,35 @@ def run_campaign(
     # Prefect reads most settings at its import, which therefore comes after this.
     for variable, value in quiet_environment(home).items():
         os.environ.setdefault(variable, value)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    if os.environ.get("PREFECT_API_URL"):
-        return _run(name, looker_on)
-    with LocalServer(home) as server:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+    # The terminal shows what the watcher says; the server of others gets the log.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with ExitStack() as stack:
+        api_url = os.environ.get("PREFECT_API_URL")
+        if not api_url:
+            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+            homes = (home / f"run-{number}" for number in range(1, MOST_AT_ONCE + 1))
+            api_url = stack.enter_context(LocalServer(homes)).api_url
+        return _run(name, api_url, looker_on)
 
-        with temporary_settings({PREFECT_API_URL: server.api_url}):
-            return _run(name, looker_on)
 
+def _run(name: str, api_url: str, looker_on: Watcher | None) -> str:
+    import httpx
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-def _run(name: str, looker_on: Watcher | None) -> str:
-    from prefect.client.schemas.objects import State
+    from matterloop.flows import watching
+    from matterloop.flows.campaign import discovery_campaign
 
-    from matterloop.flows.campaign import Watcher, discovery_campaign, watcher
-    from matterloop.flows.form import CampaignForm
-
-    token = watcher.set(looker_on or Watcher())
+    if looker_on is not None:
+        watching.look_on(looker_on)
     try:
-        state = discovery_campaign(CampaignForm(name=name), return_state=True)
-    finally:
-        watcher.reset(token)
-    assert isinstance(state, State)
+        with temporary_settings({PREFECT_API_URL: api_url}):
+            state = cast("State[Any]", discovery_campaign(name=name, return_state=True))
+    except httpx.TransportError as error:
+        raise MatterloopError(
+            f"The Prefect server at {api_url} does not answer: {error}.",
+            "a running server",
+            "run the same command again; it goes on where this one ended",
+        ) from None
     outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, BaseException):
         raise outcome

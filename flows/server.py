@@ -1,14 +1,27 @@
-"""``matterloop up``: a Prefect server on this machine, with the flows served from it."""
+"""``matterloop up``: a Prefect server on this machine, with the flow served from it."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from matterloop.flows.local_server import LocalServer, quiet_environment
 from matterloop.flows.settings import FlowSettings
 from matterloop.loop.workplace import open_ledger, writable_folder
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.deployments.runner import RunnerDeployment
+
+LOST = (
+    "The server ended while this campaign ran. Nothing is lost: run it again under the same name,"
+    " and it goes on where it stands."
+)
 
 
 def serve(
@@ -20,40 +33,94 @@ def serve(
     port: int,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve the flows until interrupted; `announce` gets the address of the pages.
+    """Serve the flow until SIGINT or SIGTERM; `announce` gets the address of the pages.
 
     The server named by ``PREFECT_API_URL`` is used if there is one.
+
+    Raises
+    ------
+    MatterloopError
+        If the ledger, the folder or the port cannot be used.
     """
-    settings = FlowSettings(ledger, writable_folder(folder), workers)
+    writable_folder(folder)
     with open_ledger(ledger):
         pass  # migrated, or refused with a clear message before anything starts
-    settings.export()
     home = folder / ".prefect"
     for variable, value in quiet_environment(home).items():
         os.environ.setdefault(variable, value)
     # Otherwise a run waits up to ten seconds before it is picked up.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
-    existing = os.environ.get("PREFECT_API_URL")
-    if existing:
-        _serve_flows(existing, announce)
-        return
-    with LocalServer(home, host=host, port=port, user_interface=True) as server:
-        os.environ["PREFECT_API_URL"] = server.api_url
-        _serve_flows(server.api_url, announce)
+    with ExitStack() as stack:
+        api_url, reports_url = os.environ.get("PREFECT_API_URL"), ""
+        private = not api_url
+        if not api_url:
+            server = LocalServer([home / "up"], host=host, port=port, reports=folder)
+            stack.enter_context(server)
+            os.environ["PREFECT_API_URL"] = api_url = server.api_url
+            reports_url = f"{server.url}/reports"
+        FlowSettings(ledger, folder, workers, os.getpid(), reports_url).export()
+        with suppress(KeyboardInterrupt, asyncio.CancelledError):
+            asyncio.run(_serve(lambda: announce(api_url.removesuffix("/api")), private=private))
 
 
-def _serve_flows(api_url: str, announce: Callable[[str], None]) -> None:
-    from prefect import serve as serve_deployments
-    from prefect.deployments.runner import RunnerDeployment
+async def _serve(announce: Callable[[], None], *, private: bool) -> None:
+    from prefect.runner import Runner
+
+    loop = asyncio.get_running_loop()
+    stop = cast("asyncio.Task[None]", asyncio.current_task()).cancel
+
+    class ServingRunner(Runner):
+        def handle_sigterm(self, *_: Any) -> None:
+            # As on Ctrl-C. Prefect's own handler leaves runs behind as if they still ran.
+            loop.call_soon_threadsafe(stop)
+
+    runner = ServingRunner(name="matterloop", pause_on_shutdown=False)
+    deployment_id = await runner.aadd_deployment(await _deployment())
+    if private:
+        await _give_up_lost_runs(deployment_id)
+    announce()
+    try:
+        await runner.start()
+    finally:
+        if private:
+            await _give_up_lost_runs(deployment_id)
+
+
+async def _deployment() -> RunnerDeployment:
+    from prefect.types.entrypoint import EntrypointType
 
     from matterloop.flows.campaign import discovery_campaign
 
-    deployment = discovery_campaign.to_deployment(
+    return await discovery_campaign.ato_deployment(
         name="discovery-campaign",
         description="Start a discovery campaign from a form.",
-        parameters={"form": {"name": "li-p-s-cl", "campaign_file": "li-p-s-cl"}},
+        parameters={"name": "li-p-s-cl", "campaign_file": "li-p-s-cl"},
         tags=["matterloop"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    assert isinstance(deployment, RunnerDeployment)
-    announce(api_url.removesuffix("/api"))
-    serve_deployments(deployment, print_starting_message=False)
+
+
+async def _give_up_lost_runs(deployment_id: UUID) -> None:
+    """Mark runs as crashed that seem to run although the process is gone that ran them.
+
+    Only right on a server of our own, where this process is the only one that runs flows.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    busy = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=busy)),
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        )
+        for run in runs:
+            await client.set_flow_run_state(run.id, Crashed(message=LOST), force=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matterloop.loop.errors import UsageError
-from matterloop.loop.workplace import DEFAULT_FOLDER, default_ledger
+from matterloop.loop.workplace import DEFAULT_FOLDER, default_ledger, report_path
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,17 @@ class FlowSettings:
         ``MATTERLOOP_FOLDER``: one subfolder per campaign.
     workers
         ``MATTERLOOP_WORKERS``: processes for the potential; default: the cores of this machine.
+    server_pid
+        ``MATTERLOOP_SERVER_PID``: the process with which a served flow run ends; 0: none.
+    reports_url
+        ``MATTERLOOP_REPORTS_URL``: where the server shows reports; empty: nowhere.
     """
 
     ledger: str
     folder: Path
     workers: int
+    server_pid: int = 0
+    reports_url: str = ""
 
     @classmethod
     def from_environment(cls) -> FlowSettings:
@@ -46,6 +52,8 @@ class FlowSettings:
             ledger=os.environ.get("MATTERLOOP_LEDGER", default_ledger(folder)),
             folder=folder,
             workers=int(workers) if workers else os.cpu_count() or 1,
+            server_pid=int(os.environ.get("MATTERLOOP_SERVER_PID", "0")),
+            reports_url=os.environ.get("MATTERLOOP_REPORTS_URL", ""),
         )
 
     def export(self) -> None:
@@ -53,3 +61,11 @@ class FlowSettings:
         os.environ["MATTERLOOP_LEDGER"] = self.ledger
         os.environ["MATTERLOOP_FOLDER"] = str(self.folder)
         os.environ["MATTERLOOP_WORKERS"] = str(self.workers)
+        os.environ["MATTERLOOP_SERVER_PID"] = str(self.server_pid)
+        os.environ["MATTERLOOP_REPORTS_URL"] = self.reports_url
+
+    def report_link(self, campaign: str) -> str:
+        """Return the address under which a person finds a campaign's report."""
+        if self.reports_url:
+            return f"{self.reports_url}/{campaign}"
+        return report_path(self.folder, campaign).as_uri()

@@ -127,12 +127,11 @@ class WaitingForPersonError(MatterloopError):
 
 
 class InterruptedByUserError(MatterloopError):
-    """Ctrl-C. The exit code is what shells have for it: 128 + SIGINT."""
+    """Ctrl-C, or another signal to stop. The exit code is what shells have for it: 128 + number."""
 
-    exit_code = 130
-
-    def __init__(self) -> None:
+    def __init__(self, signal_number: int = 2) -> None:
         super().__init__("Stopped.", remedy="the same command goes on where this one ended")
+        self.exit_code = 128 + signal_number
 
 
 class ConflictError(MatterloopError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +35,20 @@ if TYPE_CHECKING:
 
 
 def run_file(file: Path, ledger: str, folder: Path, workers: int) -> None:
-    """Enter the campaign of `file` into the ledger and run it with Prefect in this process."""
+    """Enter the campaign of `file` into the ledger and run it with Prefect in this process.
+
+    Raises
+    ------
+    InterruptedByUserError
+        On Ctrl-C or SIGTERM, after all processes that were started are gone.
+    MatterloopError
+        What ended the campaign before its end.
+    """
+    with _stoppable():
+        _run_file(file, ledger, folder, workers)
+
+
+def _run_file(file: Path, ledger: str, folder: Path, workers: int) -> None:
     from matterloop.loop.cli.status import print_campaign
     from matterloop.loop.crew import assemble
     from matterloop.loop.open_campaign import enter
@@ -47,13 +63,33 @@ def run_file(file: Path, ledger: str, folder: Path, workers: int) -> None:
     run = load("runners", "prefect")
     print(f"Campaign {spec.name}: {_aim(spec)}", flush=True)
     with StageDisplay(spec.budget.cycles) as display:
-        try:
-            page = run(spec.name, ledger=ledger, folder=folder, workers=workers, looker_on=display)
-        except KeyboardInterrupt:
-            raise InterruptedByUserError from None
+        page = run(spec.name, ledger=ledger, folder=folder, workers=workers, looker_on=display)
     with open_ledger(ledger, create=False) as engine:
         print_campaign(engine, campaign_id)
     print(f"\nReport: {page}")
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: treated as Ctrl-C is, but for the exit code."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an error with one message, once everything is cleaned up."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    # Prefect takes SIGTERM over while a flow runs, and hands it on to this handler afterwards.
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except _Terminated:
+        raise InterruptedByUserError(signal.SIGTERM) from None
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_campaign_report(ledger: str, campaign: str, out: Path | None, folder: Path) -> Path:
@@ -75,13 +111,16 @@ class StageDisplay:
 
     def __init__(self, cycles: int) -> None:
         self._cycles = cycles
+        self._console = console = Console(highlight=False)
         self._bars = Progress(
             TextColumn("  {task.description:<26}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(file=sys.stdout),
+            console=console,
             transient=True,
+            # Without a terminal there is nothing to redraw, and an empty line would remain.
+            disable=not console.is_terminal,
         )
         self._current: tuple[str, TaskID] | None = None
 
@@ -102,9 +141,10 @@ class StageDisplay:
     def stage(self, cycle: int, report: StageReport) -> None:
         """Print what a stage did."""
         self._clear()
-        self._bars.console.print(
-            f"  cycle {cycle}/{self._cycles}  {report.stage:<13} {report.summary}", highlight=False
-        )
+        line = f"  cycle {cycle}/{self._cycles}  {report.stage:<13} {report.summary}"
+        self._console.print(line, soft_wrap=not self._console.is_terminal)
+        if not self._console.is_terminal:
+            sys.stdout.flush()
 
     def _clear(self) -> None:
         if self._current is not None:
