@@ -111,6 +111,17 @@ def spec_of(engine: Engine, name: str, campaign_file: str | None, changes: Chang
                 "fill in the field Campaign file",
             )
         spec = CampaignSpec.model_validate(known)
+    return changed(spec, name, changes)
+
+
+def changed(spec: CampaignSpec, name: str, changes: Changes) -> CampaignSpec:
+    """Return `spec` under a name and with changes.
+
+    Raises
+    ------
+    UsageError
+        If they make the campaign impossible; it says which field is wrong and why.
+    """
     value: dict[str, Any] = spec.model_dump(mode="json")
     value["name"] = name
     changes.apply(value)

@@ -46,10 +46,12 @@ def server_environment(home: Path, *, user_interface: bool) -> dict[str, str]:
 
     The newer user interface asks an analytics host from the browser even with analytics off; the
     older one calls nobody. With the default lease store, in memory, a restart would leave the
-    slots of concurrency limits taken for ever.
+    slots of concurrency limits taken for ever. The pages find the API where they came from
+    themselves, whatever the port, and by whatever name the machine was called.
     """
     return {
         **quiet_environment(home),
+        "PREFECT_UI_API_URL": "/api",
         "PREFECT_UI_ENABLED": "true" if user_interface else "false",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
