@@ -73,6 +73,11 @@ class LocalServer:
     reports
         The folder of campaigns. If given, Prefect's pages are served, and reports beside them.
 
+    Attributes
+    ----------
+    home
+        The folder that was taken.
+
     Raises
     ------
     MatterloopError
@@ -88,7 +93,8 @@ class LocalServer:
         reports: Path | None = None,
     ) -> None:
         self.host, self.port = host, port or _free_port(host)
-        self._homes, self._reports = homes, reports
+        self.reports, self._homes = reports, homes
+        self.home = Path()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
 
@@ -109,10 +115,10 @@ class LocalServer:
                 "a free port for the Prefect server",
                 "choose another one with `--port`, or set PREFECT_API_URL to the server there",
             )
-        home = self._claim_home()
+        self._claim_home()
         try:
-            self._start(home)
-            self._wait(home)
+            self._start()
+            self._wait()
         except BaseException:
             self._stop()
             raise
@@ -126,9 +132,9 @@ class LocalServer:
     ) -> None:
         self._stop()
 
-    def _claim_home(self) -> Path:
-        home = Path()
+    def _claim_home(self) -> None:
         for home in self._homes:
+            self.home = home
             home.mkdir(parents=True, exist_ok=True)
             lock = (home / "lock").open("ab")
             try:
@@ -137,23 +143,23 @@ class LocalServer:
                 lock.close()
             else:
                 self._lock = lock
-                return home
+                return
         raise MatterloopError(
-            f"Another Prefect server of Matterloop uses {home}.",
+            f"Another Prefect server of Matterloop uses {self.home}.",
             remedy="use its pages, or end it first; or choose another folder with `--folder`",
         )
 
-    def _start(self, home: Path) -> None:
+    def _start(self) -> None:
         assert self._lock is not None
         command = [sys.executable, "-m", __name__, self.host, str(self.port), str(os.getpid())]
-        if self._reports is not None:
-            command.append(str(self._reports))
-        with (home / "server.log").open("ab") as log:
+        if self.reports is not None:
+            command.append(str(self.reports))
+        with (self.home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 env={
                     **os.environ,
-                    **server_environment(home, user_interface=self._reports is not None),
+                    **server_environment(self.home, user_interface=self.reports is not None),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -164,7 +170,7 @@ class LocalServer:
                 start_new_session=True,
             )
 
-    def _wait(self, home: Path) -> None:
+    def _wait(self) -> None:
         import httpx
 
         assert self._process is not None
@@ -178,7 +184,7 @@ class LocalServer:
         raise MatterloopError(
             "The Prefect server did not start.",
             "an answer on " + self.api_url,
-            f"read {home / 'server.log'}",
+            f"read {self.home / 'server.log'}",
         )
 
     def _stop(self) -> None:

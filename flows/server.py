@@ -91,13 +91,17 @@ async def _deployment() -> RunnerDeployment:
 
     from matterloop.flows.campaign import discovery_campaign
 
-    return await discovery_campaign.ato_deployment(
+    deployment = await discovery_campaign.ato_deployment(
         name="discovery-campaign",
         description="Start a discovery campaign from a form.",
         parameters={"name": "li-p-s-cl", "campaign_file": "li-p-s-cl"},
         tags=["matterloop"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    for field in deployment._parameter_openapi_schema.properties.values():
+        # The pages would send it for an empty field, and refuse it as "not of type integer".
+        field.pop("default", None)
+    return deployment
 
 
 async def _give_up_lost_runs(deployment_id: UUID) -> None:
