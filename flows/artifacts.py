@@ -7,6 +7,7 @@ import re
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from sqlalchemy import select
 
+from matterloop.loop.experiment import UNITS
 from matterloop.loop.ledger.models import CandidateRow, Cycle, DecisionRow, JobRow
 from matterloop.loop.open_campaign import OpenCampaign
 from matterloop.loop.stages.evidence import observations
@@ -47,7 +48,8 @@ def cycle_summary(campaign: OpenCampaign, cycle: int) -> str:
             .order_by(DecisionRow.arm != "main", DecisionRow.arm, DecisionRow.rank)
         ).all()
         jobs = session.scalars(select(JobRow.state).where(JobRow.cycle_id == cycle_id)).all()
-        head = ["arm", "rank", "formula", "made", *wanted, "why chosen"]
+        units = [f"{name} ({UNITS[name]})" for name in wanted]
+        head = ["arm", "rank", "formula", "made", *units, "why chosen"]
         lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for decision, candidate in chosen:
             observation = seen.get(candidate.id)
