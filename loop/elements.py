@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import reduce
 from math import gcd
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 SYMBOLS: frozenset[str] = frozenset(
     (
@@ -58,7 +63,18 @@ def parse_formula(text: str) -> dict[str, int]:
     return stack[0]
 
 
-def reduced_counts(counts: dict[str, int]) -> dict[str, int]:
+def reduced_counts(counts: Mapping[str, int]) -> dict[str, int]:
     """Divide counts by their greatest common divisor."""
     divisor = reduce(gcd, counts.values())
     return {element: count // divisor for element, count in counts.items()}
+
+
+def same_composition(left: Mapping[str, int], right: Mapping[str, int]) -> bool:
+    """Whether two counts of atoms stand in the same ratio: Li2S and Li4S2."""
+    return reduced_counts(left) == reduced_counts(right)
+
+
+def element_counts(structure: Structure) -> dict[str, int]:
+    """Return element symbol to number of atoms in the cell of an ordered crystal."""
+    amounts = structure.composition.get_el_amt_dict()
+    return {str(element): round(amount) for element, amount in amounts.items()}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from matterloop.loop.elements import SYMBOLS, parse_formula
+from matterloop.loop.elements import SYMBOLS, parse_formula, same_composition
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.identifiers import content_hash
 
@@ -129,16 +129,11 @@ class SearchSpace(_Frozen):
         n_atoms = sum(counts.values())
         if not self.min_atoms <= n_atoms <= self.max_atoms:
             return f"has {n_atoms} atoms, allowed {self.min_atoms} to {self.max_atoms}"
-        if self.formulas and not any(_same_ratio(counts, parse_formula(f)) for f in self.formulas):
+        if self.formulas and not any(
+            same_composition(counts, parse_formula(formula)) for formula in self.formulas
+        ):
             return f"is none of the formulas {', '.join(self.formulas)}"
         return None
-
-
-def _same_ratio(left: dict[str, int], right: dict[str, int]) -> bool:
-    if set(left) != set(right):
-        return False
-    first = next(iter(left))
-    return all(left[e] * right[first] == right[e] * left[first] for e in left)
 
 
 class Goal(StrEnum):

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matterloop.loop.elements import reduced_counts
+from matterloop.loop.elements import element_counts, parse_formula, reduced_counts
 from matterloop.loop.errors import UsageError
 
 if TYPE_CHECKING:
@@ -182,8 +182,7 @@ def subsystems(system: str) -> Iterator[tuple[str, ...]]:
 
 def counts_of(structure: Structure) -> dict[str, int]:
     """Return the reduced composition of an ordered crystal, elements in alphabetic order."""
-    amounts = structure.composition.get_el_amt_dict()
-    return reduced_counts({symbol: round(amounts[symbol]) for symbol in sorted(amounts)})
+    return reduced_counts(dict(sorted(element_counts(structure).items())))
 
 
 def formula_of(counts: dict[str, int]) -> str:
@@ -219,8 +218,6 @@ def _as_it_is(structure: Structure) -> Structure:
 
 def _counts_in_cif(text: str) -> dict[str, int] | None:
     """Read the composition from the CIF's own formula line, which pymatgen writes."""
-    from matterloop.loop.elements import parse_formula
-
     for line in text.splitlines():
         if line.startswith("_chemical_formula_sum"):
             formula = line.split(maxsplit=1)[1].strip().strip("'\"").replace(" ", "")

@@ -22,12 +22,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Structure
 
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings, VirtualInstrument
 from matterloop.adapters.virtual_lab.phases import (
     crystal,
-    element_counts,
     known_phase,
     reference_phases,
     unreacted,
@@ -40,6 +39,7 @@ from matterloop.adapters.virtual_lab.stability_window import (
     melting_point,
 )
 from matterloop.loop.calculation import Relaxation
+from matterloop.loop.elements import element_counts, parse_formula, same_composition
 from matterloop.loop.errors import InfeasibleError, UsageError
 from matterloop.loop.experiment import (
     InstrumentCard,
@@ -234,10 +234,9 @@ class VirtualFurnace(VirtualInstrument[SynthesisRequest, SynthesisResult]):
 
 def _same_formula(formula: str, structure: Structure) -> bool:
     try:
-        reduced = Composition(formula).reduced_composition
+        return same_composition(parse_formula(formula), element_counts(structure))
     except ValueError:
         return False
-    return bool(reduced == structure.composition.element_composition.reduced_composition)
 
 
 def _yield(odds: Odds, seed: int) -> float:

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 
 from matterloop.adapters.virtual_lab.logbook import OPEN_STATES, Logbook, Run, Worker
-from matterloop.adapters.virtual_lab.phases import element_counts
 from matterloop.loop.calculation import CalculationFailure, Relaxation, RelaxOptions
+from matterloop.loop.elements import element_counts
 from matterloop.loop.errors import (
     AbortedError,
     FailureKind,

@@ -33,12 +33,6 @@ def crystal(document: dict[str, Any]) -> Structure:
     return Structure(structure.lattice, symbols, structure.frac_coords)
 
 
-def element_counts(structure: Structure) -> dict[str, int]:
-    """Return element symbol to number of atoms in the cell of an ordered crystal."""
-    amounts = structure.composition.element_composition
-    return {element.symbol: round(amount) for element, amount in amounts.items()}
-
-
 def known_phase(structure: Structure, fraction: float, provenance: str) -> Phase:
     """Return a phase whose crystal is known."""
     return Phase(

@@ -31,6 +31,7 @@ from matterloop.agents.generator.templates import (
     read_templates,
 )
 from matterloop.loop.candidate import Candidate, Conditions, ModelRef
+from matterloop.loop.elements import element_counts
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash, derive_seed
 from matterloop.loop.protocols import Workshop
@@ -165,8 +166,7 @@ class SubstitutionGenerator:
 
     def _build(self, decoration: Decoration, search_space: SearchSpace) -> Structure | None:
         structure = decoration.template.decorate(decoration.elements)
-        counts = {str(e): round(n) for e, n in structure.composition.get_el_amt_dict().items()}
-        if search_space.why_outside(counts) is not None:
+        if search_space.why_outside(element_counts(structure)) is not None:
             return None
         try:
             return scale_to_predicted_volume(structure)
