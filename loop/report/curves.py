@@ -4,7 +4,7 @@ One objective: the best value of the property among experiments that keep the co
 the hypervolume that the Pareto front dominates, as a share of the box between a reference point
 and an ideal point; both are the same for all arms and printed beside the curve. The reference
 point lies a tenth of the observed range below the worst observed utility, so that the end points
-of the front count as well (the rule of BoTorch's ``infer_reference_point``).
+of the front count as well (the margin of BoTorch's ``infer_reference_point``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matterloop.loop.pareto import best_first, dominates
 from matterloop.loop.report.outcomes import Outcome, distinct
 from matterloop.loop.spec import Goal, Objective
 
@@ -95,7 +96,7 @@ def pareto_ids(outcomes: Sequence[Outcome]) -> set[str]:
     return {
         identifier
         for identifier, mine in points
-        if not any(_dominates(other, mine) for _, other in points)
+        if not any(dominates(other, mine) for _, other in points)
     }
 
 
@@ -153,36 +154,9 @@ def _labels(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     return tuple(outcome.candidate.crystal.reduced_formula for outcome in outcomes)
 
 
-def _dominates(left: Sequence[float], right: Sequence[float]) -> bool:
-    pairs = list(zip(left, right, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
 def _by_front(
     found: list[tuple[Outcome, list[str]]],
 ) -> list[tuple[Outcome, list[str]]]:
-    utilities = {o.candidate.id: o.utilities for o, _ in found if o.utilities is not None}
-    spans = [
-        (min(column), max(column) - min(column) or 1.0)
-        for column in zip(*utilities.values(), strict=True)
-    ]
-    scores = {
-        identifier: sum((u - low) / width for u, (low, width) in zip(mine, spans, strict=True))
-        for identifier, mine in utilities.items()
-    }
-    front: dict[str, int] = {}
-    left = dict(utilities)
-    level = 0
-    while left:
-        top = [i for i, mine in left.items() if not any(_dominates(o, mine) for o in left.values())]
-        front.update(dict.fromkeys(top, level))
-        left = {i: mine for i, mine in left.items() if i not in front}
-        level += 1
-    return sorted(
-        found,
-        key=lambda pair: (
-            front[pair[0].candidate.id],
-            -scores[pair[0].candidate.id],
-            pair[0].candidate.id,
-        ),
-    )
+    pairs = {pair[0].candidate.id: pair for pair in found}
+    order = best_first({i: o.utilities for i, (o, _) in pairs.items() if o.utilities is not None})
+    return [pairs[identifier] for identifier in order]

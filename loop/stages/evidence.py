@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from matterloop.loop.errors import LedgerError
 from matterloop.loop.ledger.models import (
@@ -39,10 +38,11 @@ def pool(session: Session, campaign_id: str, arm: str) -> list[PoolItem]:
         .join(ReviewRow)
         .where(DecisionRow.campaign_id == campaign_id, ReviewRow.verdict == "vetoed")
     )
-    rows = session.scalars(
-        _relaxed(campaign_id).where(CandidateRow.id.not_in(chosen), CandidateRow.id.not_in(vetoed))
-    ).all()
-    return _items(session, rows)
+    return _items(
+        session,
+        campaign_id,
+        _relaxed(campaign_id).where(CandidateRow.id.not_in(chosen), CandidateRow.id.not_in(vetoed)),
+    )
 
 
 def observations(session: Session, campaign_id: str, arm: str) -> list[Observation]:
@@ -72,17 +72,47 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
         )
     )
     done = set(samples) | infeasible
-    rows = session.scalars(_relaxed(campaign_id).where(CandidateRow.id.in_(done))).all()
-    values, uncertainties = _measured(session, [row.id for row in rows])
-    return [
-        Observation(
-            item,
-            values=values[item.candidate_id],
-            uncertainties=uncertainties[item.candidate_id],
-            feasible=item.candidate_id in samples and samples[item.candidate_id].success,
+    measured = measured_figures(session, campaign_id)
+    found = []
+    for item in _items(
+        session, campaign_id, _relaxed(campaign_id).where(CandidateRow.id.in_(done))
+    ):
+        figures = measured.get(item.candidate_id, {})
+        sample = samples.get(item.candidate_id)
+        found.append(
+            Observation(
+                item,
+                values={name: row.value for name, row in figures.items()},
+                uncertainties={
+                    name: row.uncertainty
+                    for name, row in figures.items()
+                    if row.uncertainty is not None
+                },
+                feasible=sample is not None and sample.success,
+            )
         )
-        for item in _items(session, rows)
-    ]
+    return found
+
+
+def measured_figures(session: Session, campaign_id: str) -> dict[str, dict[str, MeasurementRow]]:
+    """Return candidate to property to the measurement that counts, from experiments only.
+
+    Of several figures of a property the one with the smallest stated uncertainty counts, whichever
+    instrument was done first; of equal ones the method that comes first in the alphabet.
+    """
+    found: dict[str, dict[str, MeasurementRow]] = defaultdict(dict)
+    for row in session.scalars(
+        select(MeasurementRow)
+        .where(MeasurementRow.campaign_id == campaign_id, MeasurementRow.fidelity == "experiment")
+        .order_by(
+            MeasurementRow.property,
+            MeasurementRow.uncertainty.asc().nulls_last(),
+            MeasurementRow.method,
+            MeasurementRow.id,
+        )
+    ):
+        found[row.candidate_id].setdefault(row.property, row)
+    return dict(found)
 
 
 def relaxed_crystal(candidate: CandidateRow) -> Structure:
@@ -101,16 +131,18 @@ def _relaxed(campaign_id: str) -> Select[CandidateRow]:
     )
 
 
-def _items(session: Session, rows: Iterable[CandidateRow]) -> list[PoolItem]:
-    rows = list(rows)
+def _items(session: Session, campaign_id: str, query: Select[CandidateRow]) -> list[PoolItem]:
+    rows = session.scalars(query.options(joinedload(CandidateRow.relaxed))).all()
+    wanted = {row.id for row in rows}
     screening: dict[str, dict[str, float]] = defaultdict(dict)
-    for measurement in session.scalars(
-        select(MeasurementRow).where(
-            MeasurementRow.candidate_id.in_([row.id for row in rows]),
-            MeasurementRow.fidelity == "screening",
+    # Not "IN (...)": SQLite takes 32,766 bound parameters at the most.
+    for candidate_id, name, value in session.execute(
+        select(MeasurementRow.candidate_id, MeasurementRow.property, MeasurementRow.value).where(
+            MeasurementRow.campaign_id == campaign_id, MeasurementRow.fidelity == "screening"
         )
     ):
-        screening[measurement.candidate_id][measurement.property] = measurement.value
+        if candidate_id in wanted:
+            screening[candidate_id][name] = value
     return [
         PoolItem(
             candidate_id=row.id,
@@ -120,22 +152,3 @@ def _items(session: Session, rows: Iterable[CandidateRow]) -> list[PoolItem]:
         )
         for row in rows
     ]
-
-
-def _measured(
-    session: Session, candidate_ids: list[str]
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    values: dict[str, dict[str, float]] = defaultdict(dict)
-    uncertainties: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in session.scalars(
-        select(MeasurementRow)
-        .where(
-            MeasurementRow.candidate_id.in_(candidate_ids),
-            MeasurementRow.fidelity == "experiment",
-        )
-        .order_by(MeasurementRow.property, MeasurementRow.id)
-    ):
-        values[row.candidate_id][row.property] = row.value
-        if row.uncertainty is not None:
-            uncertainties[row.candidate_id][row.property] = row.uncertainty
-    return values, uncertainties

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from matterloop.loop.ledger.models import CandidateRow, Cycle, DecisionRow, MeasurementRow
+from matterloop.loop.ledger.models import CandidateRow, Cycle, DecisionRow
+from matterloop.loop.pareto import best_first, pareto_fronts
 from matterloop.loop.spec import CampaignSpec
+from matterloop.loop.stages.evidence import measured_figures
 
 
 @dataclass(frozen=True)
@@ -39,29 +40,20 @@ def best_candidates(
     session: Session, campaign_id: str, spec: CampaignSpec, most: int
 ) -> list[RankedCandidate]:
     """Return at most `most` candidates with all wanted properties measured and in bounds."""
-    values: dict[str, dict[str, float]] = defaultdict(dict)
-    notes: dict[str, list[str]] = defaultdict(list)
-    for row in session.scalars(
-        select(MeasurementRow)
-        .where(MeasurementRow.campaign_id == campaign_id, MeasurementRow.fidelity == "experiment")
-        .order_by(MeasurementRow.id)
-    ):
-        values[row.candidate_id][row.property] = row.value
-        notes[row.candidate_id] += row.flags
+    measured = measured_figures(session, campaign_id)
     good = {
         candidate: figures
-        for candidate, figures in values.items()
+        for candidate, figures in measured.items()
         if all(name in figures for name in spec.wanted_properties)
-        and all(constraint.holds(figures[constraint.property]) for constraint in spec.constraints)
+        and all(limit.holds(figures[limit.property].value) for limit in spec.constraints)
     }
     utilities = {
-        candidate: tuple(o.utility(figures[o.property]) for o in spec.objectives)
+        candidate: tuple(o.utility(figures[o.property].value) for o in spec.objectives)
         for candidate, figures in good.items()
     }
-    fronts = _fronts(utilities)
-    order = sorted(good, key=lambda c: (fronts[c], tuple(-u for u in utilities[c]), c))
+    fronts = pareto_fronts(utilities)
     ranked = []
-    for candidate_id in order[:most]:
+    for candidate_id in best_first(utilities)[:most]:
         row_of_candidate = session.get_one(CandidateRow, candidate_id)
         arms = session.scalars(
             select(DecisionRow.arm)
@@ -76,27 +68,10 @@ def best_candidates(
                 cycle=session.get_one(Cycle, row_of_candidate.cycle_id).number,
                 arms=tuple(arms),
                 front=fronts[candidate_id],
-                values=good[candidate_id],
-                notes=tuple(dict.fromkeys(notes[candidate_id])),
+                values={name: row.value for name, row in good[candidate_id].items()},
+                notes=tuple(
+                    dict.fromkeys(flag for row in good[candidate_id].values() for flag in row.flags)
+                ),
             )
         )
     return ranked
-
-
-def _fronts(utilities: dict[str, tuple[float, ...]]) -> dict[str, int]:
-    """Peel off Pareto fronts, larger being better in every figure."""
-    left, fronts, number = dict(utilities), {}, 0
-    while left:
-        number += 1
-        front = [
-            name
-            for name, mine in left.items()
-            if not any(
-                other != mine and all(o >= m for o, m in zip(other, mine, strict=True))
-                for other in left.values()
-            )
-        ]
-        for name in front:
-            fronts[name] = number
-            del left[name]
-    return fronts
