@@ -48,8 +48,8 @@ class Spending:
 def spending(session: Session, campaign_id: str) -> Spending:
     """Sum up a campaign's jobs; those refused before submission cost nothing.
 
-    A synthesis binds the cost of its characterizations as well as long as these are not planned,
-    see `matterloop.loop.stages.experiment`.
+    Characterizations count from when they are planned, which is after their synthesis. Whoever
+    plans a synthesis asks for the cost of both (`matterloop.loop.stages.experiment`).
     """
     charged = JobRow.failure_kind.is_distinct_from("policy_violation")
     mine = JobRow.campaign_id == campaign_id

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from matterloop.loop.budget import spending
 from matterloop.loop.errors import BudgetExhaustedError, MatterloopError, WaitingForPersonError
-from matterloop.loop.open_campaign import OpenCampaign, StageReport
+from matterloop.loop.open_campaign import STAGE_ORDER, OpenCampaign, StageReport
 from matterloop.loop.stages import STAGES
 from matterloop.loop.stages.experiment import experiment_cost
 
@@ -62,13 +62,12 @@ def drive(
 
 def _run_cycle(campaign: OpenCampaign, run_stage: RunStage, number: int) -> bool:
     """Run the stages that are missing; False if there was nothing to do."""
-    order = ["started", *STAGES]
     cycle = campaign.begin_cycle(number)
     if cycle.finished_at is not None:
         return False
     if cycle.stage == "started":
         with campaign.view() as session:
             spending(session, campaign.id).check(campaign.spec.budget, experiment_cost(campaign))
-    for stage in order[order.index(cycle.stage) + 1 :]:
+    for stage in STAGE_ORDER[STAGE_ORDER.index(cycle.stage) + 1 :]:
         run_stage(stage, number)
     return True

@@ -17,10 +17,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from matterloop.loop.crew import Crew, assemble
-from matterloop.loop.errors import CampaignNotFoundError, ConflictError
+from matterloop.loop.errors import CampaignNotFoundError, ConflictError, LedgerError
 from matterloop.loop.identifiers import derive_seed
 from matterloop.loop.ledger.columns import utc_now
-from matterloop.loop.ledger.engine import reading, writing
+from matterloop.loop.ledger.engine import is_repetition, reading, writing
 from matterloop.loop.ledger.models import Campaign, Cycle, EventRow
 from matterloop.loop.spec import CampaignSpec
 
@@ -29,6 +29,20 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+
+STAGE_ORDER = (
+    "started",
+    "generate",
+    "screen",
+    "relax",
+    "select",
+    "approve",
+    "plan",
+    "synthesize",
+    "characterize",
+    "learn",
+)
+"""Values of ``cycle.stage``, in the order in which a cycle passes through them."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -117,12 +131,22 @@ class OpenCampaign:
         """Open a session whose work is committed as a whole, or not at all; keep it short."""
         return writing(self.engine)
 
-    def once(self, work: Callable[[Session], None]) -> bool:
-        """Run `work` in one transaction; False if another runner had entered the same rows."""
+    def once(self, work: Callable[[Session], object]) -> bool:
+        """Run `work` in one transaction; False if another runner had entered the same rows.
+
+        Raises
+        ------
+        LedgerError
+            If the ledger refuses the rows for another reason than that they are there already.
+        """
         try:
             with self.transaction() as session:
                 work(session)
-        except IntegrityError:
+        except IntegrityError as error:
+            if not is_repetition(error):
+                raise LedgerError(
+                    f"The ledger refuses what was to be entered: {error.orig}."
+                ) from error
             return False
         return True
 
@@ -149,9 +173,17 @@ class OpenCampaign:
             return self.cycle(session, number)
 
     def stage_done(self, session: Session, number: int, stage: str) -> None:
-        """Mark a stage as the last one completed in its cycle."""
-        cycle = self.cycle(session, number)
-        if cycle.stage != stage:
+        """Mark a stage as the last one completed in its cycle, unless the cycle is past it.
+
+        A slower runner that ends a stage after a faster one has gone on must not set it back.
+        """
+        cycle = session.scalars(
+            select(Cycle)
+            .where(Cycle.campaign_id == self.id, Cycle.number == number)
+            .with_for_update()
+            .execution_options(populate_existing=True)
+        ).one()
+        if STAGE_ORDER.index(stage) > STAGE_ORDER.index(cycle.stage):
             self.event(session, "cycle.stage", cycle.id, cycle.stage, stage, {"cycle": number})
             cycle.stage = stage
         if stage == "learn" and cycle.finished_at is None:

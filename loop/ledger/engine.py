@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from matterloop.loop.errors import LedgerError
@@ -90,6 +90,15 @@ def reading(engine: Engine) -> Iterator[Session]:
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with Session(engine.execution_options(**options), expire_on_commit=False) as session:
         yield session
+
+
+def is_repetition(error: IntegrityError) -> bool:
+    """Whether a row was refused because one with the same key is there already."""
+    return (
+        getattr(error.orig, "sqlite_errorname", "")
+        in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY")
+        or getattr(error.orig, "sqlstate", "") == "23505"  # PostgreSQL: unique_violation
+    )
 
 
 def _is_sqlite(address: URL) -> bool:

@@ -8,8 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from matterloop.loop.errors import UsageError, WaitingForPersonError
-from matterloop.loop.ledger.models import CandidateRow, Cycle, DecisionRow, ReviewRow
+from matterloop.loop.ledger.models import Cycle, DecisionRow, ReviewRow
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
+
+VERDICTS = ("approved", "vetoed")
 
 
 class WaitingForApprovalError(WaitingForPersonError):
@@ -76,7 +78,7 @@ def review(
     Raises
     ------
     UsageError
-        If a veto comes without a reason: it teaches the selector and needs one.
+        If a veto comes without a reason: whoever reads the report wants to know it.
     """
     if verdict == "vetoed" and not reason.strip():
         raise UsageError("A veto needs a reason.", "a sentence", "add `--reason TEXT`")
@@ -87,7 +89,6 @@ def review(
 
 def _ask_policy(campaign: OpenCampaign, session: Session, cycle: int) -> None:
     for decision in unreviewed(session, campaign.id, cycle):
-        candidate = session.get_one(CandidateRow, decision.candidate_id)
         opinion = campaign.crew.policy.review(
             {
                 "campaign": campaign.name,
@@ -95,13 +96,19 @@ def _ask_policy(campaign: OpenCampaign, session: Session, cycle: int) -> None:
                 "arm": decision.arm,
                 "rank": decision.rank,
                 "candidate_id": decision.candidate_id,
-                "formula": candidate.structure.reduced_formula,
+                "formula": decision.candidate.structure.reduced_formula,
                 "posterior": decision.posterior,
                 "reason": decision.reason,
             }
         )
         if opinion is not None:
             verdict, reason = opinion
+            if verdict not in VERDICTS:
+                raise UsageError(
+                    f"The policy {campaign.spec.approval.name!r} answered {verdict!r}.",
+                    f"{' or '.join(map(repr, VERDICTS))}, or None to wait for a person",
+                    "repair the policy",
+                )
             session.add(
                 ReviewRow(
                     decision_id=decision.id,

@@ -137,10 +137,9 @@ def _plan_syntheses(campaign: OpenCampaign, session: Session, cycle: int) -> Non
 
 def _plan_characterizations(campaign: OpenCampaign, session: Session, cycle: int) -> None:
     row_of_cycle = campaign.cycle(session, cycle)
-    made = select(SampleRow.id).where(SampleRow.success)
     for job in _jobs(campaign, session, cycle, "synthesize"):
         sample = session.get(SampleRow, job.sample_id) if job.sample_id else None
-        if sample is None or sample.id not in set(session.scalars(made)):
+        if sample is None or not sample.success:
             continue
         candidate = session.get_one(CandidateRow, job.candidate_id)
         for name, instrument in campaign.crew.characterizers.items():

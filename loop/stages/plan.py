@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sqlalchemy import case, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from matterloop.loop.crew import MAIN_ARM
 from matterloop.loop.errors import MatterloopError
-from matterloop.loop.ledger.models import CandidateRow, DecisionRow, RecipeRow, ReviewRow
+from matterloop.loop.ledger.models import CandidateRow, DecisionRow, JobRow, RecipeRow, ReviewRow
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
 from matterloop.loop.stages.evidence import relaxed_crystal
 
@@ -38,22 +38,27 @@ def approved(session: Session, cycle_id: str) -> list[CandidateRow]:
         .order_by(
             case((DecisionRow.arm == MAIN_ARM, 0), else_=1), DecisionRow.rank, DecisionRow.arm
         )
+        .options(joinedload(CandidateRow.relaxed))
     ).all()
     return list({row.id: row for row in rows}.values())
 
 
 def _write(campaign: OpenCampaign, session: Session, cycle: int) -> None:
     cycle_id = campaign.cycle(session, cycle).id
-    # A candidate that another arm had made in an earlier cycle is not made again.
     planned = set(
+        session.scalars(select(RecipeRow.candidate_id).where(RecipeRow.cycle_id == cycle_id))
+    )
+    # A candidate that another arm had made in an earlier cycle is not made again; one that the
+    # budget left out then is.
+    made = set(
         session.scalars(
-            select(RecipeRow.candidate_id)
-            .join(CandidateRow)
-            .where(CandidateRow.campaign_id == campaign.id)
+            select(JobRow.candidate_id).where(
+                JobRow.campaign_id == campaign.id, JobRow.purpose == "synthesize"
+            )
         )
     )
     for row in approved(session, cycle_id):
-        if row.id in planned:
+        if row.id in planned | made:
             continue
         try:
             recipe = campaign.crew.planner.plan(relaxed_crystal(row), campaign.spec)

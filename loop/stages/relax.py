@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from matterloop.loop.calculation import CalculationFailure, Relaxation, RelaxOptions
 from matterloop.loop.candidate import ModelRef, Verdict
+from matterloop.loop.elements import element_counts
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.ledger.models import CandidateRow, Cycle, MeasurementRow
 from matterloop.loop.ledger.structures import get_structure, put_structure
@@ -17,8 +20,7 @@ from matterloop.loop.stages.screen import accepted, enter_verdicts
 
 def relax(campaign: OpenCampaign, cycle: int) -> StageReport:
     """Relax what is not relaxed yet, one transaction per crystal, then judge the relaxed ones."""
-    with campaign.transaction() as session:
-        enter_model(campaign, session, potential_ref(campaign))
+    campaign.once(lambda session: enter_model(campaign, session, potential_ref(campaign)))
     with campaign.view() as session:
         cycle_id = campaign.cycle(session, cycle).id
         waiting = list(
@@ -26,6 +28,7 @@ def relax(campaign: OpenCampaign, cycle: int) -> StageReport:
                 select(CandidateRow)
                 .where(CandidateRow.cycle_id == cycle_id, CandidateRow.state == "accepted")
                 .order_by(CandidateRow.ordinal)
+                .options(joinedload(CandidateRow.structure))
             )
         )
         crystals = [get_structure(row.structure) for row in waiting]
@@ -33,8 +36,7 @@ def relax(campaign: OpenCampaign, cycle: int) -> StageReport:
     options = RelaxOptions(fmax_eV_per_A=screening.fmax_eV_per_A, max_steps=screening.max_steps)
     results = campaign.crew.potential.relax(crystals, options) if crystals else ()
     for done, (index, result) in enumerate(results, start=1):
-        with campaign.transaction() as session:
-            _enter(campaign, session, waiting[index].id, result)
+        campaign.once(partial(_enter, campaign, waiting[index].id, result))
         campaign.progress("candidates relaxed", done, len(crystals))
     _judge_relaxed(campaign, cycle)
     with campaign.view() as session:
@@ -65,9 +67,9 @@ def potential_ref(campaign: OpenCampaign) -> ModelRef:
 
 def _enter(
     campaign: OpenCampaign,
-    session: Session,
     candidate_id: str,
     result: Relaxation | CalculationFailure,
+    session: Session,
 ) -> None:
     row = session.get_one(CandidateRow, candidate_id)
     if row.state != "accepted":
@@ -89,7 +91,7 @@ def _enter(
     identity = campaign.crew.potential.identity
     hull = campaign.crew.workshop.hull
     distance = hull.distance(
-        {str(e): int(n) for e, n in result.structure.composition.get_el_amt_dict().items()},
+        element_counts(result.structure),
         result.energy_eV_per_atom,
         identity=identity,
     )
@@ -144,6 +146,7 @@ def _judge_relaxed(campaign: OpenCampaign, cycle: int) -> None:
         .join(Cycle)
         .where(CandidateRow.campaign_id == campaign.id, CandidateRow.state == "relaxed")
         .order_by(Cycle.number, CandidateRow.ordinal)
+        .options(joinedload(CandidateRow.relaxed))
     )
     with campaign.view() as session:
         if campaign.cycle(session, cycle).stage != "screen":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from matterloop.loop.candidate import Verdict
+from matterloop.loop.errors import UsageError
 from matterloop.loop.ledger.models import CandidateRow, Cycle, VerdictRow
 from matterloop.loop.ledger.structures import get_structure
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
@@ -52,7 +53,21 @@ def accepted(verdicts: Sequence[Verdict]) -> bool:
 def enter_verdicts(
     session: Session, candidate_id: str, verdicts: Sequence[Verdict], prefix: str = ""
 ) -> None:
-    """Write verdicts on one candidate; `prefix` tells a second look from the first."""
+    """Write verdicts on one candidate; `prefix` tells a second look from the first.
+
+    Raises
+    ------
+    UsageError
+        If a critic answered one check twice: nobody could tell which answer holds.
+    """
+    checks = [verdict.check for verdict in verdicts]
+    twice = sorted({check for check in checks if checks.count(check) > 1})
+    if twice:
+        raise UsageError(
+            f"The critic gave several verdicts under {', '.join(twice)} on one candidate.",
+            "one verdict per check",
+            "repair the critic",
+        )
     for verdict in verdicts:
         session.add(
             VerdictRow(
@@ -71,6 +86,7 @@ def _candidates(session: Session, cycle_id: str, state: str) -> list[CandidateRo
             select(CandidateRow)
             .where(CandidateRow.cycle_id == cycle_id, CandidateRow.state == state)
             .order_by(CandidateRow.ordinal)
+            .options(joinedload(CandidateRow.structure))
         )
     )
 
@@ -86,5 +102,6 @@ def _earlier(session: Session, campaign_id: str, cycle: int) -> list[CandidateRo
                 CandidateRow.state != "refused",
             )
             .order_by(Cycle.number, CandidateRow.ordinal)
+            .options(joinedload(CandidateRow.structure))
         )
     )
