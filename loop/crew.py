@@ -10,6 +10,7 @@ from matterloop.loop.errors import SpecError
 from matterloop.loop.plugins import build, check_settings, load
 
 if TYPE_CHECKING:
+    from matterloop.loop.experiment import InstrumentCard
     from matterloop.loop.hull import ReferenceHull
     from matterloop.loop.protocols import (
         Characterizer,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         Synthesizer,
         Trainer,
     )
-    from matterloop.loop.spec import CampaignSpec, PluginChoice
+    from matterloop.loop.spec import CampaignSpec, PluginChoice, SearchSpace
 
 MAIN_ARM = "main"
 """Name of the arm that the campaign's own selector runs."""
@@ -184,12 +185,21 @@ def _check_abilities(spec: CampaignSpec, crew: Crew) -> None:
                 f"conditions.temperature_K: {wished_low:g} to {wished_high:g} K does not meet"
                 f" {spec.synthesizer.name!r}, which reaches {low:g} to {high:g} K"
             )
-    if card.elements is not None:
-        lacking = set(spec.search_space.allowed_elements) - set(card.elements)
-        if lacking:
-            problems.append(
-                f"search_space: {spec.synthesizer.name!r} does not handle"
-                f" {', '.join(sorted(lacking))}"
-            )
+    for instrument in (card, *(c.describe() for c in crew.characterizers.values())):
+        problems += _beyond(instrument, spec.search_space)
     if problems:
         raise SpecError(f"Campaign {spec.name!r}", problems)
+
+
+def _beyond(card: InstrumentCard, space: SearchSpace) -> list[str]:
+    """Say which crystals of the search space an instrument does not take."""
+    problems = []
+    lacking = set(space.allowed_elements) - set(card.elements or space.allowed_elements)
+    if lacking:
+        problems.append(f"search_space: {card.name!r} does not handle {', '.join(sorted(lacking))}")
+    if card.max_atoms is not None and space.max_atoms > card.max_atoms:
+        problems.append(
+            f"search_space.max_atoms: {space.max_atoms} is more than the {card.max_atoms} atoms"
+            f" that {card.name!r} takes"
+        )
+    return problems
