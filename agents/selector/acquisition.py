@@ -6,10 +6,11 @@ NeurIPS 2021). Both are noisy: the incumbent is what the model believes of the c
 made, not the luckiest measurement. Both are incremental: they count what a candidate adds to those
 chosen before it. The joint value of qLogExpectedImprovement does not do: next to one candidate that
 surely improves, all others look alike within its smoothing, and the batch is filled by accident.
- Objectives act on posterior samples of the
-measured property itself: for a target value, -|x - target| is applied to the samples, because the
-property is smooth where the transformed value has a kink. Constraints are outcome constraints on
-modelled properties, the chance of a successful synthesis is a factor (its logarithm a summand).
+
+Objectives act on posterior samples of the measured property itself: for a target value,
+-|x - target| is applied to the samples, because the property is smooth where the transformed value
+has a kink. Constraints are outcome constraints on modelled properties, the chance of a successful
+synthesis is a factor (its logarithm a summand).
 """
 
 from __future__ import annotations
@@ -106,8 +107,11 @@ def acquisition(task: Task, surrogate: Surrogate, *, mc_samples: int) -> Acquisi
             )
         best = float(utility[holds, 0].max()) if holds.any() else None
         return Acquisition("qLogNEI", function, {"best_utility": best})
-    front = normalised[kept] if holds.any() else normalised
-    reference = infer_reference_point(front[is_non_dominated(front)])
+    good = normalised[kept] if holds.any() else normalised
+    front = good[is_non_dominated(good)]
+    # Of a single point BoTorch infers a reference close below it, and no crystal that gives up
+    # more than that in one objective for another would count. Then all that was made sets it.
+    reference = infer_reference_point(front if len(front) > 1 else good)
     with numerics():
         function = qLogNoisyExpectedHypervolumeImprovement(
             surrogate.model,

@@ -146,6 +146,20 @@ def test_two_objectives_push_out_the_pareto_front(compounds):
     assert 4 * np.mean([gain([i.candidate_id]) for i in pool]) < gain(batch_of(chosen))
 
 
+def test_the_reference_point_lies_below_all_that_was_made_while_one_crystal_beats_all(compounds):
+    items, values = compounds
+    lightest = min(items, key=lambda i: values[i.candidate_id]["density"])
+    stiff = {lightest.candidate_id: {"density": 1.0, "bulk_modulus": 900.0}}
+    known = [*items[:10], lightest] if lightest not in items[:10] else items[:10]
+    pool = [i for i in items if i not in known]
+    seen = observe(known, values | stiff)
+    chosen = choose(BayesianSelector, pool, seen, (STIFFEST, LIGHTEST))
+    reference = chosen.details["reference_utility"]
+    for objective in (STIFFEST, LIGHTEST):
+        others = [o.values[objective.property] for o in seen if o.item is not lightest]
+        assert reference[objective.property] < np.median([objective.utility(v) for v in others])
+
+
 def test_a_target_is_approached_from_both_sides(compounds):
     items, values = compounds
     target = Objective(property="bulk_modulus", goal="target", target=120, tolerance=5)
