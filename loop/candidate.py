@@ -19,7 +19,7 @@ class ModelRef:
     Attributes
     ----------
     kind
-        ``generator``, ``potential``, ``surrogate``.
+        ``generator`` or ``potential``.
     name, version
         As the plugin calls itself.
     sha256

@@ -18,18 +18,6 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Property(StrEnum):
-    """Properties that the ledger knows, with one unit each (`UNITS`)."""
-
-    FORMATION_ENERGY = "formation_energy"
-    ENERGY_ABOVE_HULL = "energy_above_hull"
-    ENERGY = "energy"
-    DENSITY = "density"
-    VOLUME_PER_ATOM = "volume_per_atom"
-    BULK_MODULUS = "bulk_modulus"
-    PHASE_MATCH = "phase_match"
-
-
 UNITS: dict[str, str] = {
     "formation_energy": "eV/atom",
     "energy_above_hull": "eV/atom",
@@ -39,7 +27,7 @@ UNITS: dict[str, str] = {
     "bulk_modulus": "GPa",
     "phase_match": "1",
 }
-"""The only unit in which a property enters the ledger."""
+"""Properties that the ledger knows, each with the only unit in which it enters."""
 
 
 class Precursor(_Value):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
-from uuid import UUID
 
 from uuid6 import uuid7
 
@@ -13,14 +12,6 @@ from uuid6 import uuid7
 def new_id() -> str:
     """Return a new primary key: a UUIDv7 (RFC 9562), unique across machines and sortable."""
     return str(uuid7())
-
-
-def is_id(text: str) -> bool:
-    """Tell whether `text` is a UUID as `new_id` writes it."""
-    try:
-        return str(UUID(text)) == text.lower()
-    except ValueError:
-        return False
 
 
 def canonical_json(value: Any) -> str:

@@ -95,13 +95,15 @@ def _stoppable() -> Iterator[None]:
 def write_campaign_report(ledger: str, campaign: str, out: Path | None, folder: Path) -> Path:
     """Write a campaign's report from the ledger alone."""
     from matterloop.loop.ledger.engine import reading
+    from matterloop.loop.ledger.models import Campaign
     from matterloop.loop.open_campaign import find
     from matterloop.loop.report import write_report
 
     with open_ledger(ledger, create=False) as engine:
         campaign_id = find(engine, campaign)
         with reading(engine) as session:
-            page = (out or report_path(folder, campaign)).resolve()
+            name = session.get_one(Campaign, campaign_id).name
+            page = (out or report_path(folder, name)).resolve()
             writable_folder(page.parent)
             return write_report(session, campaign_id, page)
 

@@ -15,8 +15,9 @@ Kind = Literal["relaxed", "single-point", "anchor"]
 
 ``relaxed``: crystal relaxed with the hull's potential. ``single-point``: energy of a crystal that
 another method relaxed. ``anchor``: no crystal at all, but an estimate of the hull's energy at that
-composition, E_potential(crystal) - slope * e_above_hull_DFT(crystal), from a crystal that DFT places
-above a phase which is missing from the data; the hull's builder fits the slope, the card states it.
+composition, E_potential(crystal) - slope * e_above_hull_DFT(crystal), from a crystal that DFT
+places above a phase which is missing from the data; the hull's builder fits the slope, the card
+states it.
 """
 
 

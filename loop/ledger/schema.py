@@ -101,11 +101,6 @@ def require_current(engine: Engine) -> None:
     )
 
 
-def configuration(connection: Connection | None = None) -> Config:
-    """Return Alembic's configuration, for writing the next migration (see ``docs/ledger.md``)."""
-    return _config(connection)
-
-
 def _config(connection: Connection | None) -> Config:
     spec = find_spec("matterloop.migrations")
     assert spec is not None

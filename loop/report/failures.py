@@ -41,7 +41,7 @@ def failures(record: CampaignRecord) -> tuple[Failure, ...]:
     found.sort(key=lambda failure: (failure.cycle or 0, failure.row))
     for fault in record.faults:
         about = record.candidates.get(fault.subject)
-        reason = fault.detail.get("reason") or fault.detail.get("message") or ""
+        reason = fault.detail.get("reason") or ""
         found.append(
             Failure(
                 about.crystal.reduced_formula if about else fault.subject,

@@ -12,7 +12,7 @@ from matterloop.loop.spec import CampaignSpec
 
 @dataclass(frozen=True)
 class CrystalRecord:
-    """A row of ``structure``; its sites are read on demand (`query.read_content`)."""
+    """A row of ``structure``; its sites are read on demand (`query.read_structures`)."""
 
     sha256: str
     formula: str

@@ -368,7 +368,7 @@ class LedgerBuilder:
                 kind="instrument.fault",
                 subject_id=instrument,
                 actor="runner",
-                detail={"message": message},
+                detail={"reason": message},
             )
         )
 
