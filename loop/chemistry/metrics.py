@@ -18,7 +18,9 @@ from math import isfinite
 
 from matterloop.loop.errors import UsageError
 
-THRESHOLDS_EV_PER_ATOM = (0.0, 0.1)
+STABLE_EV_PER_ATOM = 0.1
+"""Energy above hull up to which a crystal counts as stable."""
+THRESHOLDS_EV_PER_ATOM = (0.0, STABLE_EV_PER_ATOM)
 
 
 @dataclass(frozen=True)

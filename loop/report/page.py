@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from matterloop.loop.budget import Spending
+from matterloop.loop.chemistry.metrics import STABLE_EV_PER_ATOM
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.report import charts, wording
 from matterloop.loop.report.crystals import cif_uri, crystal_figure
@@ -125,7 +126,9 @@ def render(
         for name, file in (("style", "report.css"), ("script", "report.js"))
     }
     plotly = Markup(get_plotlyjs())  # noqa: S704 - the installed package's own script
-    return template.render(record=record, spent=spent, plotly=plotly, **inlined, **content)
+    return template.render(
+        record=record, spent=spent, plotly=plotly, STABLE=STABLE_EV_PER_ATOM, **inlined, **content
+    )
 
 
 def _content(

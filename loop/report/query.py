@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from matterloop.loop.chemistry.metrics import SampleFlags, SunMetrics, sun_metrics
 from matterloop.loop.errors import CampaignNotFoundError
 from matterloop.loop.ledger import models
 from matterloop.loop.ledger.structures import get_structure
@@ -40,13 +41,8 @@ if TYPE_CHECKING:
 
 TROUBLE = ("instrument.fault", "plan.failed")
 """Events that a reader should hear of, beside failed jobs."""
-_SUN = {
-    "stable": "stable",
-    "unique": "unique",
-    "novel": "novel",
-    "relaxed-unique": "unique",
-    "relaxed-novel": "novel",
-}
+_SUN = {prefix + word: word for prefix in ("", "relaxed-") for word in ("valid", "unique", "novel")}
+"""Verdicts that the S.U.N. count rests on, given before and after relaxation."""
 _CHUNK = 500  # SQLite takes at most 999 (older builds) or 32,766 bound parameters
 
 
@@ -71,6 +67,7 @@ def read_campaign(session: Session, campaign_id: str) -> CampaignRecord:
     cycles = _cycles(session, campaign_id)
     numbers = {cycle.id: cycle.number for cycle in cycles}
     refusals, passed = _screening(session, campaign_id)
+    screened = _screened(session, campaign_id, numbers)
     return CampaignRecord(
         id=row.id,
         name=row.name,
@@ -88,7 +85,8 @@ def read_campaign(session: Session, campaign_id: str) -> CampaignRecord:
         candidates=_chosen(session, campaign_id, numbers, known_models),
         refusals=refusals,
         passed=passed,
-        screened=_screened(session, campaign_id, numbers),
+        sun=_sun(session, campaign_id, screened),
+        screened=screened,
         faults=_faults(session, campaign_id),
     )
 
@@ -157,19 +155,12 @@ def _screening(
     judged: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     refused: dict[str, tuple[str, str]] = {}
-    sun: dict[str, dict[str, bool]] = defaultdict(dict)
     for candidate_id, state, check, good, decisive, reason in rows:
         judged[check] += 1
         passed[check] += good
-        if check in _SUN:  # judged before and after relaxation: it has to pass both times
-            word = _SUN[check]
-            sun[candidate_id][word] = good and sun[candidate_id].get(word, True)
         if state == "refused" and decisive and not good:
             refused.setdefault(candidate_id, (check, reason))
     counts = {check: (passed[check], judged[check]) for check in judged}
-    complete = [answers for answers in sun.values() if len(answers) == len(set(_SUN.values()))]
-    if complete:
-        counts["S.U.N."] = (sum(all(answers.values()) for answers in complete), len(complete))
     examples: dict[str, str] = {}
     for check, reason in refused.values():
         examples.setdefault(check, reason)
@@ -177,6 +168,33 @@ def _screening(
     return (
         tuple(Refusal(check, count, examples[check]) for check, count in by_check.most_common()),
         counts,
+    )
+
+
+def _sun(
+    session: Session, campaign_id: str, screened: Iterable[ScreenedPoint]
+) -> SunMetrics | None:
+    """Count S.U.N. among all candidates that were judged; None if nothing tells what is novel."""
+    candidate, verdict = models.CandidateRow, models.VerdictRow
+    answers: dict[str, dict[str, bool]] = defaultdict(dict)
+    for candidate_id, check, passed in session.execute(
+        select(candidate.id, verdict.check_name, verdict.passed)
+        .join(verdict, verdict.candidate_id == candidate.id)
+        .where(candidate.campaign_id == campaign_id, verdict.check_name.in_(_SUN))
+    ):
+        word = _SUN[check]  # where it was asked twice it has to pass both times
+        answers[candidate_id][word] = passed and answers[candidate_id].get(word, True)
+    if not any("novel" in found for found in answers.values()):
+        return None
+    energies = {point.candidate_id: point.energy_above_hull for point in screened}
+    return sun_metrics(
+        SampleFlags(
+            valid=found.get("valid", False),
+            unique=found.get("unique", False),
+            novel=found.get("novel", False),
+            energy_above_hull_eV_per_atom=energies.get(candidate_id),
+        )
+        for candidate_id, found in answers.items()
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from matterloop.loop.chemistry.metrics import SunMetrics
 from matterloop.loop.spec import CampaignSpec
 
 
@@ -237,8 +238,10 @@ class CampaignRecord:
     candidates
         Only those that some arm chose, by id.
     passed
-        Check name to (passed, judged) over all candidates; ``S.U.N.`` counts those that are stable,
-        unique and novel among those judged on all three.
+        Check name to (passed, judged) over all candidates.
+    sun
+        Stable, unique and novel ones among all candidates that the critic judged, the refused too;
+        None where there were no known crystals to tell what is novel.
     as_of
         Time of the latest fact read.
     """
@@ -259,6 +262,7 @@ class CampaignRecord:
     candidates: Mapping[str, CandidateRecord]
     refusals: tuple[Refusal, ...]
     passed: Mapping[str, tuple[int, int]]
+    sun: SunMetrics | None
     screened: tuple[ScreenedPoint, ...]
     faults: tuple[FaultRecord, ...]
 
