@@ -6,10 +6,8 @@ Sci. 136, S1 (2017); Hicks et al., ibid. 161, S1 (2019)); users add their own by
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,6 +21,7 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
+from matterloop.loop.chemistry.known import cifs_in_csv
 from matterloop.loop.errors import MatterloopError, UsageError
 
 Permutation = tuple[int, ...]
@@ -187,20 +186,7 @@ def _cifs(paths: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
         elif path.suffix == ".cif":
             yield path.stem, path.read_text()
         else:
-            yield from _csv_rows(path)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, str]]:
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    rows = csv.DictReader(io.StringIO(text))
-    if "cif" not in (rows.fieldnames or ()):
-        raise UsageError(
-            f"{path} has no column `cif` (its columns: {', '.join(rows.fieldnames or ())}).",
-            "a column `cif` with one crystal per row",
-        )
-    for number, row in enumerate(rows, start=1):
-        yield row.get("material_id") or f"{path.name}:{number}", row["cif"]
+            yield from cifs_in_csv(path)
 
 
 def _primitive(name: str, cif: str) -> Structure:

@@ -66,7 +66,7 @@ class KnownCrystals:
             If the file is missing or unreadable, or lacks the column.
         """
         known = cls(tolerances)
-        known.extend(_csv_rows(Path(path)))
+        known.extend(cifs_in_csv(Path(path)))
         return known
 
     @classmethod
@@ -163,7 +163,14 @@ def _formula_key(cif: str | Path) -> FormulaKey | None:
     return None
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, str]]:
+def cifs_in_csv(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield id and CIF of the rows of a CSV with a column ``cif`` and best a ``material_id``.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing or unreadable, or lacks the column.
+    """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a CIF is longer than csv's default field
     try:
         with _opened(path) as stream:
@@ -177,7 +184,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str]]:
                 yield row.get("material_id") or f"{path.name}:{number}", row["cif"] or ""
     except FileNotFoundError:
         raise UsageError(
-            f"There is no file {path} of known crystals.", "a CSV file or a folder of CIF files"
+            f"There is no file {path}.", "a CSV file or a folder of CIF files"
         ) from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(

@@ -88,7 +88,7 @@ def test_unusable_template_files_are_named(tmp_path):
     for path, words in (
         ("absent.csv", "does not exist"),
         ("empty", "no CIF file"),
-        ("wrong.csv", "no column `cif`"),
+        ("wrong.csv", "has the columns"),
         ("broken.cif", "broken cannot be read"),
     ):
         with pytest.raises(UsageError, match=words):
