@@ -107,9 +107,7 @@ class ChgnetPotential:
         self, settings: Settings | None = None, workshop: HasWorkers | None = None
     ) -> None:
         self.settings = settings or self.Settings()
-        self.workers = self.settings.workers or (
-            workshop.workers if workshop else len(os.sched_getaffinity(0))
-        )
+        self.workers = self.settings.workers or (workshop.workers if workshop else _cores())
         self._recipe = EngineRecipe(
             factory=f"{__name__}:load_engine",
             arguments={
@@ -214,6 +212,13 @@ class ChgnetPotential:
                 return perform(self._engine, task, self._recipe)
             finally:
                 torch.set_num_threads(threads)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use all there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def weights_file(version: str) -> Path:
