@@ -154,7 +154,7 @@ def test_the_builder_says_what_is_wrong_without_a_traceback(tmp_path):
 
 
 def record(provenance, formula, energy, stage="single", **more):
-    return Record(stage, provenance, formula, energy, 20.0, 225, **more)
+    return Record(stage, provenance, formula, energy, 40.0, 225, **more)
 
 
 def dft(formation, above):
