@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from matterloop.loop.elements import SYMBOLS, parse_formula, same_composition
+from matterloop.loop.elements import SYMBOLS, parse_formula, reduced_counts, same_composition
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.identifiers import content_hash
 
@@ -96,7 +96,29 @@ class SearchSpace(_Frozen):
             raise ValueError(f"required elements are not allowed: {', '.join(sorted(missing))}")
         if not self.allowed_elements:
             raise ValueError("every allowed element is also forbidden")
+        self._check_not_empty()
         return self
+
+    def _check_not_empty(self) -> None:
+        """Refuse bounds that no crystal can keep."""
+        if self.min_elements > len(self.allowed_elements):
+            raise ValueError(
+                f"min_elements {self.min_elements} exceeds the {len(self.allowed_elements)} allowed"
+                " elements"
+            )
+        if len(self.required_elements) > self.max_elements:
+            raise ValueError(
+                f"{len(self.required_elements)} required_elements exceed max_elements"
+                f" {self.max_elements}"
+            )
+        fewest = max(self.min_elements, len(self.required_elements))
+        if fewest > self.max_atoms:
+            raise ValueError(f"{fewest} elements do not fit into max_atoms {self.max_atoms}")
+        for formula in self.formulas or ():
+            unit = reduced_counts(parse_formula(formula))
+            most = max(1, self.max_atoms // sum(unit.values()))
+            if why := self.why_outside({element: most * n for element, n in unit.items()}):
+                raise ValueError(f"formulas: {formula!r} {why}")
 
     @cached_property
     def allowed_elements(self) -> tuple[str, ...]:

@@ -32,6 +32,30 @@ def test_contradictory_search_space_is_refused():
         SearchSpace(elements=("Li",), forbidden_elements=("Li",))
 
 
+@pytest.mark.parametrize(
+    ("space", "why"),
+    [
+        ({"chemical_system": "Li-S", "min_elements": 3}, "min_elements 3 exceeds the 2 allowed"),
+        (
+            {"chemical_system": "Li-S-Cl", "required_elements": ("Li", "S"), "max_elements": 1},
+            "2 required_elements exceed max_elements 1",
+        ),
+        ({"chemical_system": "Li-S", "min_elements": 2, "max_atoms": 1}, "2 elements do not fit"),
+        ({"formulas": ("Li2S",), "max_atoms": 2}, "'Li2S' has 3 atoms, allowed 1 to 2"),
+        ({"formulas": ("Li2S",), "min_atoms": 4, "max_atoms": 5}, "'Li2S' has 3 atoms"),
+        ({"formulas": ("Li6PS5Cl",), "max_elements": 3}, "'Li6PS5Cl' has 4 elements"),
+        ({"formulas": ("LiCl", "Li2S"), "forbidden_elements": ("S",)}, "'Li2S' holds S"),
+    ],
+)
+def test_search_space_that_no_crystal_fits_is_refused(space, why):
+    with pytest.raises(ValueError, match=why):
+        SearchSpace(**space)
+
+
+def test_a_formula_may_need_several_units_to_reach_the_smallest_cell():
+    assert SearchSpace(formulas=("Li4S2",), min_atoms=5, max_atoms=7).allowed_elements
+
+
 @given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))
 def test_utility_orders_values_as_the_goal_says(left, right):
     most = Objective(property="density", goal="maximise")

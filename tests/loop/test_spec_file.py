@@ -83,6 +83,7 @@ def test_every_mistake_is_reported_at_once():
         ("- a\n- b", "holds a list"),
         ("name: [", "line"),
         (MINIMAL + "name: again\n", "'name' is given twice"),
+        ("? [1, 2]\n: 3", "line 1, column 3: the name of a field must be a plain word"),
     ],
 )
 def test_what_is_no_campaign_at_all(text, message):
