@@ -89,6 +89,16 @@ class PluginBrokenError(MatterloopError):
         )
 
 
+class PluginFailedError(MatterloopError):
+    """A plugin raised an error of its own, or broke what its protocol promises."""
+
+    def __init__(self, group: str, name: str, reason: str) -> None:
+        super().__init__(
+            f"The plugin {name!r} of group {group!r} failed: {reason}.",
+            remedy="repair it and run the campaign again; it goes on where it stands",
+        )
+
+
 class LedgerError(MatterloopError):
     """The ledger cannot be reached, read or written."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from matterloop.loop.errors import (
     MatterloopError,
     PluginBrokenError,
+    PluginFailedError,
     PluginNotFoundError,
     SpecError,
 )
@@ -49,7 +51,7 @@ def load(group: str, name: str) -> Any:
         raise PluginNotFoundError(f"matterloop.{group}", name, list(points))
     try:
         return points[name].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginBrokenError(
             f"matterloop.{group}", name, f"{type(error).__name__}: {error}"
         ) from error
@@ -71,6 +73,25 @@ def build(group: str, name: str, settings: Mapping[str, Any], workshop: object) 
         raise
     except Exception as error:
         raise PluginBrokenError(
+            f"matterloop.{group}", name, f"{type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
+def calling(group: str, name: str) -> Iterator[None]:
+    """Turn whatever a plugin raises while it works into one message that names the plugin.
+
+    Raises
+    ------
+    PluginFailedError
+        If it raised anything but a `MatterloopError`; the plugin's own error is its cause.
+    """
+    try:
+        yield
+    except MatterloopError:
+        raise
+    except Exception as error:
+        raise PluginFailedError(
             f"matterloop.{group}", name, f"{type(error).__name__}: {error}"
         ) from error
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from matterloop.loop.errors import UsageError, WaitingForPersonError
 from matterloop.loop.ledger.models import Cycle, DecisionRow, ReviewRow
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
+from matterloop.loop.plugins import calling
 
 VERDICTS = ("approved", "vetoed")
 
@@ -89,18 +90,19 @@ def review(
 
 def _ask_policy(campaign: OpenCampaign, session: Session, cycle: int) -> None:
     for decision in unreviewed(session, campaign.id, cycle):
-        opinion = campaign.crew.policy.review(
-            {
-                "campaign": campaign.name,
-                "cycle": cycle,
-                "arm": decision.arm,
-                "rank": decision.rank,
-                "candidate_id": decision.candidate_id,
-                "formula": decision.candidate.structure.reduced_formula,
-                "posterior": decision.posterior,
-                "reason": decision.reason,
-            }
-        )
+        with calling("policies", campaign.spec.approval.name):
+            opinion = campaign.crew.policy.review(
+                {
+                    "campaign": campaign.name,
+                    "cycle": cycle,
+                    "arm": decision.arm,
+                    "rank": decision.rank,
+                    "candidate_id": decision.candidate_id,
+                    "formula": decision.candidate.structure.reduced_formula,
+                    "posterior": decision.posterior,
+                    "reason": decision.reason,
+                }
+            )
         if opinion is not None:
             verdict, reason = opinion
             if verdict not in VERDICTS:

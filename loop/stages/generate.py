@@ -6,10 +6,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from matterloop.loop.candidate import Candidate, Conditions
+from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash
 from matterloop.loop.ledger.models import CandidateRow
 from matterloop.loop.ledger.structures import put_structure, structure_content
 from matterloop.loop.open_campaign import OpenCampaign, StageReport, enter_model
+from matterloop.loop.plugins import calling
 from matterloop.loop.spec import CampaignSpec, Goal
 
 ROUNDS = 5
@@ -17,7 +19,13 @@ ROUNDS = 5
 
 
 def generate(campaign: OpenCampaign, cycle: int) -> StageReport:
-    """Fill a cycle with candidates, unless it has some. Exact repetitions are not entered again."""
+    """Fill a cycle with candidates, unless it has some. Exact repetitions are not entered again.
+
+    Raises
+    ------
+    UsageError
+        If the campaign has no candidate yet and the generator finds none.
+    """
     with campaign.view() as session:
         cycle_id = campaign.cycle(session, cycle).id
         count = select(CandidateRow.id).where(CandidateRow.cycle_id == cycle_id)
@@ -28,10 +36,20 @@ def generate(campaign: OpenCampaign, cycle: int) -> StageReport:
             )
         )
     if not present:
+        with calling("generators", campaign.spec.generator.name):
+            model = campaign.crew.generator.describe()
         fresh, repeats = _propose(campaign, cycle, earlier)
+        if not fresh and not earlier:
+            raise UsageError(
+                f"The generator {campaign.spec.generator.name!r} finds no crystal in the search"
+                f" space of campaign {campaign.name!r}.",
+                "a search space that holds crystals it knows how to build",
+                "start a campaign under another name with more elements, more atoms per cell or"
+                " another generator",
+            )
 
         def enter(session: Session) -> None:
-            model_id = enter_model(campaign, session, campaign.crew.generator.describe())
+            model_id = enter_model(campaign, session, model)
             for ordinal, candidate in enumerate(fresh):
                 session.add(
                     CandidateRow(
@@ -75,13 +93,16 @@ def _propose(campaign: OpenCampaign, cycle: int, earlier: set[str]) -> tuple[lis
     seen, repeats = set(earlier), 0
     fresh: list[Candidate] = []
     for round_ in range(ROUNDS):
-        proposals = campaign.crew.generator.sample(
-            # Repetitions are likelier the more was proposed before: ask for as many on top.
-            wanted - len(fresh) + (len(seen) if round_ else 0),
-            conditions_of(campaign.spec),
-            guidance_scale=campaign.spec.generator.guidance_scale,
-            seed=campaign.seed("generate", cycle, round_),
-        )
+        with calling("generators", campaign.spec.generator.name):
+            proposals = list(
+                campaign.crew.generator.sample(
+                    # Repetitions are likelier the more was proposed before: ask for more.
+                    wanted - len(fresh) + (len(seen) if round_ else 0),
+                    conditions_of(campaign.spec),
+                    guidance_scale=campaign.spec.generator.guidance_scale,
+                    seed=campaign.seed("generate", cycle, round_),
+                )
+            )
         for candidate in proposals:
             sha256 = content_hash(structure_content(candidate.structure))
             if sha256 in seen:

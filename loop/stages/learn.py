@@ -9,6 +9,7 @@ from matterloop.loop.candidate import ModelRef
 from matterloop.loop.crew import MAIN_ARM
 from matterloop.loop.ledger.models import MeasurementRow, ModelVersion
 from matterloop.loop.open_campaign import OpenCampaign, StageReport, enter_model
+from matterloop.loop.plugins import calling
 from matterloop.loop.selection import Observation
 from matterloop.loop.stages.evidence import observations
 
@@ -23,13 +24,16 @@ def learn(campaign: OpenCampaign, cycle: int) -> StageReport:
     summary = "the cycle was closed before" if closed else "no fine-tuning due"
     challenger: ModelRef | None = None
     trainer = campaign.crew.trainer
-    if not closed and trainer.due(campaign.spec, cycle, new):
-        challenger = trainer.train(
-            campaign.crew.generator,
-            dataset,
-            seed=campaign.seed("learn", cycle),
-            folder=campaign.folder / "models" / f"cycle-{cycle}",
-        )
+    with calling("trainers", campaign.spec.trainer.name):
+        due = not closed and trainer.due(campaign.spec, cycle, new)
+        if due:
+            challenger = trainer.train(
+                campaign.crew.generator,
+                dataset,
+                seed=campaign.seed("learn", cycle),
+                folder=campaign.folder / "models" / f"cycle-{cycle}",
+            )
+    if due:
         summary = (
             f"challenger {challenger.version} trained on {len(dataset)} experiments"
             if challenger

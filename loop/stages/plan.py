@@ -6,9 +6,10 @@ from sqlalchemy import case, select
 from sqlalchemy.orm import Session, joinedload
 
 from matterloop.loop.crew import MAIN_ARM
-from matterloop.loop.errors import MatterloopError
+from matterloop.loop.errors import MatterloopError, PluginFailedError
 from matterloop.loop.ledger.models import CandidateRow, DecisionRow, JobRow, RecipeRow, ReviewRow
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
+from matterloop.loop.plugins import calling
 from matterloop.loop.stages.evidence import relaxed_crystal
 
 
@@ -61,7 +62,11 @@ def _write(campaign: OpenCampaign, session: Session, cycle: int) -> None:
         if row.id in planned | made:
             continue
         try:
-            recipe = campaign.crew.planner.plan(relaxed_crystal(row), campaign.spec)
+            with calling("planners", campaign.spec.planner.name):
+                recipe = campaign.crew.planner.plan(relaxed_crystal(row), campaign.spec)
+                content = recipe.model_dump(mode="json")
+        except PluginFailedError:
+            raise
         except MatterloopError as error:
             campaign.event(session, "plan.failed", row.id, detail={"reason": str(error)})
             continue
@@ -75,6 +80,6 @@ def _write(campaign: OpenCampaign, session: Session, cycle: int) -> None:
                 pressure_GPa=recipe.pressure_GPa,
                 time_h=recipe.time_h,
                 atmosphere=recipe.atmosphere,
-                content=recipe.model_dump(mode="json"),
+                content=content,
             )
         )

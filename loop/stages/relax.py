@@ -15,7 +15,7 @@ from matterloop.loop.ledger.models import CandidateRow, Cycle, MeasurementRow
 from matterloop.loop.ledger.structures import get_structure, put_structure
 from matterloop.loop.open_campaign import OpenCampaign, StageReport, enter_model
 from matterloop.loop.stages.evidence import relaxed_crystal
-from matterloop.loop.stages.screen import accepted, enter_verdicts
+from matterloop.loop.stages.screen import accepted, enter_verdicts, opinions_of_critic
 
 
 def relax(campaign: OpenCampaign, cycle: int) -> StageReport:
@@ -156,7 +156,7 @@ def _judge_relaxed(campaign: OpenCampaign, cycle: int) -> None:
         fresh = [row for row, number in rows if number == cycle]
         crystals = [relaxed_crystal(row) for row in fresh]
         stability = [_stability(campaign, session, row) for row in fresh]
-    verdicts = campaign.crew.critic.judge(crystals, known)
+    verdicts = opinions_of_critic(campaign, crystals, known)
 
     def enter(session: Session) -> None:
         for row, opinions, stable in zip(fresh, verdicts, stability, strict=True):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from matterloop.loop.candidate import Verdict
-from matterloop.loop.errors import UsageError
+from matterloop.loop.elements import element_counts
+from matterloop.loop.errors import PluginFailedError, UsageError
 from matterloop.loop.ledger.models import CandidateRow, Cycle, VerdictRow
 from matterloop.loop.ledger.structures import get_structure
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
+from matterloop.loop.plugins import calling
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 def screen(campaign: OpenCampaign, cycle: int) -> StageReport:
@@ -21,10 +27,12 @@ def screen(campaign: OpenCampaign, cycle: int) -> StageReport:
         waiting = _candidates(session, cycle_id, "generated")
         known = [get_structure(row.structure) for row in _earlier(session, campaign.id, cycle)]
         crystals = [get_structure(row.structure) for row in waiting]
-    verdicts = campaign.crew.critic.judge(crystals, known) if crystals else []
+    places = [_inside(campaign, crystal) for crystal in crystals]
+    verdicts = opinions_of_critic(campaign, crystals, known)
 
     def enter(session: Session) -> None:
-        for row, opinions in zip(waiting, verdicts, strict=True):
+        for row, inside, judged in zip(waiting, places, verdicts, strict=True):
+            opinions = [inside, *judged]
             enter_verdicts(session, row.id, opinions)
             session.get_one(CandidateRow, row.id).state = (
                 "accepted" if accepted(opinions) else "refused"
@@ -43,6 +51,26 @@ def screen(campaign: OpenCampaign, cycle: int) -> StageReport:
         f"{len(states) - refused} of {len(states)} candidates pass",
         {"passed": len(states) - refused, "refused": refused},
     )
+
+
+def opinions_of_critic(
+    campaign: OpenCampaign, crystals: Sequence[Structure], known: Sequence[Structure]
+) -> list[list[Verdict]]:
+    """Ask the campaign's critic; one list of verdicts per crystal.
+
+    Raises
+    ------
+    PluginFailedError
+        If it raises, or answers for more or fewer crystals.
+    """
+    name = campaign.spec.critic.name
+    with calling("critics", name):
+        verdicts = campaign.crew.critic.judge(crystals, known) if crystals else []
+        count = len(verdicts)
+    if count != len(crystals):
+        reason = f"it judged {count} crystals where {len(crystals)} were asked for"
+        raise PluginFailedError("matterloop.critics", name, reason)
+    return verdicts
 
 
 def accepted(verdicts: Sequence[Verdict]) -> bool:
@@ -78,6 +106,15 @@ def enter_verdicts(
                 reason=verdict.reason,
             )
         )
+
+
+def _inside(campaign: OpenCampaign, crystal: Structure) -> Verdict:
+    """Hold a crystal against the search space: it binds every generator."""
+    space = campaign.spec.search_space
+    why = space.why_outside(element_counts(crystal))
+    if why is not None:  # perhaps only because the cell is not primitive
+        why = space.why_outside(element_counts(crystal.get_primitive_structure()))
+    return Verdict("inside", why is None, why or "inside the search space")
 
 
 def _candidates(session: Session, cycle_id: str, state: str) -> list[CandidateRow]:

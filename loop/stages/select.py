@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import select as sql_select
 from sqlalchemy.orm import Session
 
 from matterloop.loop.crew import MAIN_ARM
+from matterloop.loop.errors import PluginFailedError
 from matterloop.loop.ledger.models import DecisionRow
 from matterloop.loop.open_campaign import OpenCampaign, StageReport
-from matterloop.loop.selection import Selection
+from matterloop.loop.plugins import calling
+from matterloop.loop.selection import PoolItem, Selection
 from matterloop.loop.stages.evidence import observations, pool
 
 
@@ -27,14 +29,19 @@ def select(campaign: OpenCampaign, cycle: int) -> StageReport:
             evidence = [] if decided else observations(session, campaign.id, arm)
         if candidates:
             seed = campaign.seed("select", cycle, arm)
-            selection = arms[arm].select(
-                candidates,
-                evidence,
-                objectives=campaign.spec.objectives,
-                constraints=campaign.spec.constraints,
-                batch_size=_batch_size(campaign, arm),
-                seed=seed,
-            )
+            with calling("selectors", _selector_name(campaign, arm)):
+                selection = arms[arm].select(
+                    candidates,
+                    evidence,
+                    objectives=campaign.spec.objectives,
+                    constraints=campaign.spec.constraints,
+                    batch_size=_batch_size(campaign, arm),
+                    seed=seed,
+                )
+                broken = _broken_promise(selection, candidates, _batch_size(campaign, arm))
+            if broken:
+                name = _selector_name(campaign, arm)
+                raise PluginFailedError("matterloop.selectors", name, broken)
             campaign.once(_entry(campaign, cycle_id, arm, selection, seed))
             counts[arm] = sum(choice.rank is not None for choice in selection.choices)
         campaign.progress("batches selected", done, len(arms))
@@ -47,6 +54,21 @@ def select(campaign: OpenCampaign, cycle: int) -> StageReport:
         + (f", {len(arms) - 1} control arms beside it" if len(arms) > 1 else ""),
         {arm: n or 0 for arm, n in counts.items()},
     )
+
+
+def _broken_promise(
+    selection: Selection, candidates: Sequence[PoolItem], batch_size: int
+) -> str | None:
+    """Say in what a selection is not what `Selector` promises, or None."""
+    named = [choice.candidate_id for choice in selection.choices]
+    ranks = sorted(choice.rank for choice in selection.choices if choice.rank is not None)
+    if strange := sorted(set(named) - {item.candidate_id for item in candidates}):
+        return f"it names {', '.join(strange)}, not in the pool"
+    if len(set(named)) < len(named):
+        return "it names a candidate twice"
+    if ranks != list(range(1, len(ranks) + 1)) or len(ranks) > batch_size:
+        return f"it gave the ranks {ranks} where at most {batch_size} were asked for, from 1 on"
+    return None
 
 
 def _chosen(session: Session, cycle_id: str, arm: str) -> int | None:

@@ -9,11 +9,20 @@ from report_ledger import LedgerBuilder, antifluorite, rock_salt, spec
 from sqlalchemy import select
 
 from matterloop.agents.planner.solid_state import SolidStatePlanner
-from matterloop.loop.candidate import Verdict
-from matterloop.loop.errors import LedgerError, UsageError
+from matterloop.loop.candidate import Candidate, ModelRef, Verdict
+from matterloop.loop.errors import LedgerError, PluginFailedError, UsageError
 from matterloop.loop.ledger import reading, writing
-from matterloop.loop.ledger.models import Cycle, EventRow, RecipeRow, ReviewRow
+from matterloop.loop.ledger.models import (
+    CandidateRow,
+    Cycle,
+    DecisionRow,
+    EventRow,
+    RecipeRow,
+    ReviewRow,
+    VerdictRow,
+)
 from matterloop.loop.open_campaign import STAGE_ORDER, OpenCampaign
+from matterloop.loop.selection import Choice, Selection
 from matterloop.loop.stages import STAGES
 from matterloop.loop.stages.evidence import observations, pool
 from matterloop.loop.stages.plan import plan
@@ -146,3 +155,91 @@ def test_the_pool_is_read_with_few_queries(campaign):
         items = pool(session, campaign.id, "main")
     assert [item.screening["density"] for item in items] == [2.0 + n for n in range(6)]
     assert sum("SELECT" in statement for statement in asked) == 2
+
+
+def generator(*crystals):
+    """Return a generator that proposes these crystals."""
+    return SimpleNamespace(
+        describe=lambda: ModelRef("generator", "fixed", "1", "0" * 64),
+        sample=lambda n, conditions, **_: [Candidate(c, {}, 0) for c in crystals],
+    )
+
+
+def test_a_generator_that_finds_nothing_at_all_ends_the_campaign(campaign):
+    campaign.begin_cycle(1)
+    campaign.crew.generator = generator()
+    with pytest.raises(UsageError, match="finds no crystal in the search space"):
+        STAGES["generate"](campaign, 1)
+
+
+def test_the_search_space_binds_every_generator(campaign):
+    campaign.begin_cycle(1)
+    campaign.crew.generator = generator(SALT, rock_salt("Mg", "O", 4.2))
+    campaign.crew.critic = SimpleNamespace(
+        judge=lambda crystals, known: [[Verdict("valid", True, "looks fine")] for _ in crystals]
+    )
+    STAGES["generate"](campaign, 1)
+    assert STAGES["screen"](campaign, 1).counts == {"passed": 1, "refused": 1}
+    with campaign.view() as session:
+        rows = session.execute(
+            select(CandidateRow.state, VerdictRow.reason)
+            .join(VerdictRow)
+            .where(VerdictRow.check_name == "inside")
+            .order_by(CandidateRow.ordinal)
+        ).all()
+    assert [state for state, _ in rows] == ["accepted", "refused"]
+    assert "holds Mg, O, not allowed" in rows[1].reason
+
+
+def test_a_critic_that_leaves_crystals_out_is_told_so(campaign):
+    campaign.begin_cycle(1)
+    campaign.crew.generator = generator(SALT)
+    campaign.crew.critic = SimpleNamespace(judge=lambda crystals, known: [])
+    STAGES["generate"](campaign, 1)
+    with pytest.raises(PluginFailedError, match="judged 0 crystals where 1 were asked for"):
+        STAGES["screen"](campaign, 1)
+
+
+def chosen(*ranks):
+    """Return the answer of a selector that gives these ranks to the pool, in its order."""
+    return lambda pool: Selection(
+        tuple(
+            Choice(item.candidate_id, rank, None, {}, "")
+            for item, rank in zip(pool, ranks, strict=True)
+        ),
+        "any",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (lambda pool: None, "AttributeError"),
+        (lambda pool: 1 / 0, "ZeroDivisionError"),
+        (chosen(1, 1), r"the ranks \[1, 1\]"),
+        (chosen(2, None), r"the ranks \[2\]"),
+        (lambda pool: chosen(1, 2)((pool[0], pool[0])), "names a candidate twice"),
+        (lambda pool: chosen(1)([SimpleNamespace(candidate_id="x")]), "names x, not in the pool"),
+    ],
+)
+def test_a_selector_that_breaks_its_promise_is_told_so(campaign, answer, complaint):
+    with campaign.transaction() as session:
+        built = builder(campaign, session)
+        built.candidate(1, SALT)
+        built.candidate(1, SULFIDE)
+    campaign.crew.selectors = {"main": SimpleNamespace(select=lambda pool, _, **__: answer(pool))}
+    with pytest.raises(PluginFailedError, match=complaint) as caught:
+        STAGES["select"](campaign, 1)
+    assert "'bayesian' of group 'matterloop.selectors'" in str(caught.value)
+    with campaign.view() as session:
+        assert session.scalars(select(DecisionRow)).all() == []
+
+
+def test_a_planner_that_raises_is_named_and_nothing_is_planned(campaign):
+    with campaign.transaction() as session:
+        built = builder(campaign, session)
+        built.choose(built.candidate(1, SALT), 1, 1)
+    campaign.crew.planner = SimpleNamespace(plan=lambda structure, spec: {}["flux"])
+    with pytest.raises(PluginFailedError, match=r"solid-state.*KeyError: 'flux'"):
+        plan(campaign, 1)
