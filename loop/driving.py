@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from matterloop.loop.budget import spending
 from matterloop.loop.errors import BudgetExhaustedError, MatterloopError, WaitingForPersonError
+from matterloop.loop.ledger.models import Campaign
 from matterloop.loop.open_campaign import STAGE_ORDER, OpenCampaign, StageReport
 from matterloop.loop.stages import STAGES
 from matterloop.loop.stages.experiment import experiment_cost
@@ -43,6 +44,8 @@ def drive(
     MatterloopError
         Whatever a stage could not deal with; ``failed``.
     """
+    if _is_finished(campaign):
+        return
     campaign.set_state("running")
     try:
         for number in range(1, campaign.spec.budget.cycles + 1):
@@ -58,6 +61,14 @@ def drive(
         campaign.set_state("failed", str(error))
         raise
     campaign.set_state("finished")
+
+
+def _is_finished(campaign: OpenCampaign) -> bool:
+    """Whether the campaign ended with all cycles of its budget; then its record stays as it is."""
+    with campaign.view() as session:
+        row = session.get_one(Campaign, campaign.id)
+        done = [cycle.number for cycle in row.cycles if cycle.finished_at is not None]
+        return row.state == "finished" and len(done) >= campaign.spec.budget.cycles
 
 
 def _run_cycle(campaign: OpenCampaign, run_stage: RunStage, number: int) -> bool:
