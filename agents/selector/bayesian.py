@@ -82,7 +82,7 @@ class BayesianSelector:
             if evidence is None:
                 return decide_cold(task, min_observations=settings.min_observations)
             acquired = acquisition(task, evidence.surrogate, mc_samples=settings.mc_samples)
-            batch, values = greedy_batch(task, acquired, evidence.log_feasible)
+            batch, values = greedy_batch(task, acquired, evidence)
         reasons = {}
         for i in range(len(task.candidates)):
             figure = f"{acquired.name} {values[i]:.3g}" if i in values else acquired.name

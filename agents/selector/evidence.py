@@ -71,12 +71,11 @@ def gather(task: Task, *, min_observations: int) -> Evidence | None:
     surrogate = fit_surrogate(enough)
     made = np.array([observation.feasible for observation in task.observations], dtype=bool)
     feasibility = fit_feasibility(task.observed_points, made)
-    points = task.candidate_points
     return Evidence(
         surrogate,
         feasibility,
-        surrogate.predict(points),
-        feasibility.log_probability(points),
+        surrogate.predict(task.candidate_inputs),
+        feasibility.log_probability(task.candidate_points),
         tuple(name for name in known if name not in enough),
     )
 

@@ -92,12 +92,12 @@ class GreedyMeanSelector:
 
 
 def _utilities(task: Task, evidence: Evidence) -> tuple[FloatArray, np.ndarray]:
-    scales = evidence.surrogate.scales
+    spreads = evidence.surrogate.spreads
     utility = [
-        sum(o.utility(means[o.property].mean) / scales[o.property] for o in task.objectives)
+        sum(o.utility(means[o.property].mean) / spreads[o.property] for o in task.objectives)
         for means in evidence.predictions
     ]
-    modelled = [c for c in task.constraints if c.property in scales]
+    modelled = [c for c in task.constraints if c.property in spreads]
     holds = [
         all(c.holds(means[c.property].mean) for c in modelled) for means in evidence.predictions
     ]

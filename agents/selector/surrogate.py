@@ -2,6 +2,11 @@
 
 One `SingleTaskGP` per property, with BoTorch's defaults: RBF kernel with dimension-scaled
 log-normal priors on the length scales (Hvarfner et al., ICML 2024), standardised outcome.
+
+Where screening has estimated the same property of every crystal, that estimate is the mean of the
+process, which then models what the experiment adds to it: the autoregressive form of Kennedy and
+O'Hagan (Biometrika 87, 1 (2000)) with the factor fixed at one, known as delta learning. Without
+it, a surrogate that saw stable crystals only, since the others failed, would take all for stable.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ import torch
 from botorch.exceptions import InputDataWarning, ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import ModelListGP, SingleTaskGP
+from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
+from gpytorch.means import ConstantMean, Mean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from matterloop.agents.selector.features import FloatArray
@@ -34,17 +41,53 @@ class TrainingSet:
 
     Attributes
     ----------
-    points
-        Shape (n, d), in [0, 1].
+    inputs
+        Shape (n, d + k): d coordinates in [0, 1], then k screening estimates in their units.
     values
         Shape (n,), in the property's unit.
     uncertainties
         Shape (n,), one standard deviation; NaN where the measurement gave none.
+    n_coordinates
+        d.
+    estimate
+        Column of `inputs` that holds the screening estimate of this property; None without one.
     """
 
-    points: FloatArray
+    inputs: FloatArray
     values: FloatArray
     uncertainties: FloatArray
+    n_coordinates: int
+    estimate: int | None = None
+
+    @property
+    def residuals(self) -> FloatArray:
+        """What is left to the process, shape (n,): values, or values minus estimates."""
+        if self.estimate is None:
+            return self.values
+        return self.values - self.inputs[:, self.estimate]
+
+    @property
+    def centre(self) -> float:
+        """Mean of the residuals."""
+        return float(self.residuals.mean())
+
+    @property
+    def scale(self) -> float:
+        """Spread of the residuals, not below the noise, which needs no process to explain it."""
+        if self.estimate is None:
+            return self.spread
+        return max(_spread(self.residuals, default=0.0), self.noise) or self.spread
+
+    @property
+    def spread(self) -> float:
+        """Spread of the values; 1 where all are equal."""
+        return _spread(self.values)
+
+    @property
+    def noise(self) -> float:
+        """Typical standard deviation of a measurement; 0 where none is known."""
+        given = self.uncertainties[np.isfinite(self.uncertainties)]
+        return float(np.median(given)) if len(given) else 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +103,10 @@ class Surrogate:
         outside the model: posteriors keep the order of one, for which jitter and smoothing
         constants are made, whatever the unit.
     centres, scales
-        Property to mean and standard deviation of its observed values (1 where all are equal).
+        Property to mean and standard deviation of what the process models: the observed values, or
+        what they add to the screening estimates.
+    spreads
+        Property to standard deviation of its observed values (1 where all are equal).
     sha256
         Hash of hyperparameters and training data.
     details
@@ -72,11 +118,12 @@ class Surrogate:
     model: Any
     centres: Mapping[str, float]
     scales: Mapping[str, float]
+    spreads: Mapping[str, float]
     sha256: str
     details: Mapping[str, Any]
 
     def predict(self, points: FloatArray) -> list[dict[str, Prediction]]:
-        """Return the posterior of every property at every point (n, d), without noise."""
+        """Return the posterior of every property at every input (n, d + k), without noise."""
         with torch.no_grad(), numerics():
             posterior = [m.posterior(torch.as_tensor(points)) for m in self.model.models]
             means = np.stack([p.mean.squeeze(-1).numpy() for p in posterior], axis=1)
@@ -109,20 +156,39 @@ def fit_surrogate(data: Mapping[str, TrainingSet]) -> Surrogate:
             "observations": len(training.values),
             "converged": converged,
             "kernel": "RBF, dimension-scaled log-normal prior",
+            "mean": "constant" if training.estimate is None else "constant + screening estimate",
             "length_scales": [round(float(s), 4) for s in scale],
-            "noise_std": noise * _spread(training.values),
+            "noise_std": noise * training.scale,
         }
         digest.update(name.encode())
         for key, tensor in sorted(model.state_dict().items()):
             digest.update(key.encode())
             digest.update(np.ascontiguousarray(tensor.detach().numpy()).tobytes())
-        for array in (training.points, training.values, training.uncertainties):
+        for array in (training.inputs, training.values, training.uncertainties):
             digest.update(np.ascontiguousarray(array).tobytes())
-    scales = {name: _spread(training.values) for name, training in data.items()}
-    centres = {name: float(training.values.mean()) for name, training in data.items()}
     return Surrogate(
-        tuple(data), ModelListGP(*models), centres, scales, digest.hexdigest(), details
+        tuple(data),
+        ModelListGP(*models),
+        {name: training.centre for name, training in data.items()},
+        {name: training.scale for name, training in data.items()},
+        {name: training.spread for name, training in data.items()},
+        digest.hexdigest(),
+        details,
     )
+
+
+class EstimateMean(Mean):  # type: ignore[misc]  # gpytorch has no types
+    """Mean of a process that refines a screening estimate: constant + estimate / scale."""
+
+    def __init__(self, column: int, scale: float) -> None:
+        super().__init__()
+        self.constant = ConstantMean()
+        self._column, self._scale = column, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean at inputs (..., n, d + k), shape (..., n)."""
+        mean: torch.Tensor = self.constant(x) + x[..., self._column] / self._scale
+        return mean
 
 
 @contextmanager
@@ -150,21 +216,31 @@ def numerics() -> Iterator[None]:
 
 
 def _fit_one(training: TrainingSet) -> tuple[Any, bool]:
-    x = torch.as_tensor(training.points, dtype=torch.float64)
-    scale = _spread(training.values)
-    standard = (training.values - training.values.mean()) / scale
-    y = torch.as_tensor(standard, dtype=torch.float64).unsqueeze(-1)
-    noise = _variances(training, scale)
     with numerics():
-        model = SingleTaskGP(x, y, noise, outcome_transform=None)
-        if _spread(training.values, default=0.0) == 0.0:
+        model = _process(training)
+        if _spread(training.residuals, default=0.0) == 0.0:
             return model.eval(), False  # equal values tell nothing about length scales
         try:
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
         except ModelFittingError:
-            model = SingleTaskGP(x, y, noise, outcome_transform=None)
-            return model.eval(), False
+            return _process(training).eval(), False
     return model, True
+
+
+def _process(training: TrainingSet) -> Any:
+    standard = (training.values - training.centre) / training.scale
+    kernel = get_covar_module_with_dim_scaled_prior(
+        ard_num_dims=training.n_coordinates, active_dims=list(range(training.n_coordinates))
+    )
+    column = training.estimate
+    return SingleTaskGP(
+        torch.as_tensor(training.inputs, dtype=torch.float64),
+        torch.as_tensor(standard, dtype=torch.float64).unsqueeze(-1),
+        _variances(training, training.scale),
+        mean_module=None if column is None else EstimateMean(column, training.scale),
+        covar_module=kernel,
+        outcome_transform=None,
+    )
 
 
 def _variances(training: TrainingSet, scale: float) -> torch.Tensor | None:
@@ -172,8 +248,7 @@ def _variances(training: TrainingSet, scale: float) -> torch.Tensor | None:
     given = np.isfinite(training.uncertainties)
     if not given.any():
         return None
-    typical = float(np.median(training.uncertainties[given]))
-    std = np.where(given, training.uncertainties, typical)
+    std = np.where(given, training.uncertainties, training.noise)
     std = np.maximum(std / scale, MIN_RELATIVE_NOISE)
     return torch.as_tensor(std**2, dtype=torch.float64).unsqueeze(-1)
 

@@ -52,6 +52,31 @@ class Task:
         return self.space.points[len(self.candidates) :]
 
     @property
+    def screened(self) -> Mapping[str, FloatArray]:
+        """Screening estimates of wanted properties that every crystal has, one per point."""
+        items = [*self.candidates, *(observation.item for observation in self.observations)]
+        estimates = {
+            name: np.array([float(item.screening.get(name, np.nan)) for item in items])
+            for name in self.wanted
+        }
+        return {name: column for name, column in estimates.items() if np.isfinite(column).all()}
+
+    @property
+    def inputs(self) -> FloatArray:
+        """Points with their screening estimates in further columns, as a surrogate takes them."""
+        return np.column_stack([self.space.points, *self.screened.values()])
+
+    @property
+    def candidate_inputs(self) -> FloatArray:
+        """Inputs of the candidates, shape (n_candidates, d + k)."""
+        return self.inputs[: len(self.candidates)]
+
+    @property
+    def observed_inputs(self) -> FloatArray:
+        """Inputs of the observations, shape (n_observations, d + k)."""
+        return self.inputs[len(self.candidates) :]
+
+    @property
     def wanted(self) -> tuple[str, ...]:
         """Properties of objectives and constraints, each once."""
         named = [o.property for o in self.objectives] + [c.property for c in self.constraints]
@@ -62,10 +87,13 @@ class Task:
         rows = [i for i, o in enumerate(self.observations) if isfinite(_value(o, name))]
         chosen = [self.observations[i] for i in rows]
         uncertainty = [_uncertainty(o, name) for o in chosen]
+        n_coordinates, screened = self.space.points.shape[1], list(self.screened)
         return TrainingSet(
-            self.observed_points[rows],
+            self.observed_inputs[rows],
             np.array([_value(o, name) for o in chosen], dtype=float),
             np.array(uncertainty, dtype=float),
+            n_coordinates,
+            n_coordinates + screened.index(name) if name in screened else None,
         )
 
     def selection(
