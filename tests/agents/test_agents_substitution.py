@@ -186,12 +186,12 @@ SYMBOLS = st.sampled_from(["Li", "Na", "Mg", "Al", "Fe", "Ti", "P", "S", "O", "C
 )
 def test_no_proposal_leaves_the_search_space(generator, elements, data, seed):
     low = data.draw(st.integers(1, 8))
-    few = data.draw(st.integers(1, 3))
+    few = data.draw(st.integers(1, min(3, len(elements))))
     space = SearchSpace(
         elements=tuple(elements),
         required_elements=tuple(data.draw(st.sampled_from(([], elements[:1])))),
         min_atoms=low,
-        max_atoms=low + data.draw(st.integers(0, 12)),
+        max_atoms=max(low, few) + data.draw(st.integers(0, 12)),
         min_elements=few,
         max_elements=few + data.draw(st.integers(0, 3)),
     )
