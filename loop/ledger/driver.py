@@ -323,12 +323,9 @@ class JobDriver:
             return self._fail(run, row, failure)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything
             return self._unreached(run, row.instrument, error)
-        expected = SynthesisResult if row.purpose == "synthesize" else CharacterizationResult
-        if not isinstance(result, expected):
-            fault = f"{row.instrument} gave a {type(result).__name__} for a job to {row.purpose}."
-            return self._fail(
-                run, row, InstrumentFaultError(fault, expected.__name__, "repair the plugin")
-            )
+        fault = _why_no_result(row, result)
+        if fault is not None:
+            return self._fail(run, row, fault)
         try:
             with writing(self._engine) as session:
                 jobs.finish(session, row, result, str(run.owner), self._now())
@@ -389,6 +386,21 @@ def _request(row: JobRow) -> jobs.Request:
     if row.purpose == "synthesize":
         return SynthesisRequest.model_validate(row.request)
     return CharacterizationRequest.model_validate(row.request)
+
+
+def _why_no_result(row: JobRow, result: object) -> InstrumentFaultError | None:
+    """Say why this cannot be the result of a job, or None; validation can be bypassed."""
+    expected = SynthesisResult if row.purpose == "synthesize" else CharacterizationResult
+    if not isinstance(result, expected):
+        fault = f"{row.instrument} gave a {type(result).__name__} for a job to {row.purpose}."
+        return InstrumentFaultError(fault, expected.__name__, "repair the plugin")
+    try:
+        expected.model_validate_json(result.model_dump_json())
+    except ValueError as error:  # of pydantic: does not validate, or is no JSON
+        fault = f"{row.instrument} gave a result that cannot be kept: {error}."
+        remedy = "repair the plugin"
+        return InstrumentFaultError(fault, "finite numbers and plain JSON values", remedy)
+    return None
 
 
 def _in(session: Session, row: JobRow) -> JobRow:

@@ -226,7 +226,7 @@ def store(session: Session, job: JobRow, result: Result | JobFailureError) -> No
     Raises
     ------
     InstrumentFaultError
-        If a measurement comes in another unit than the ledger's, or of an unknown property.
+        If a measurement comes in another unit than the ledger's, of an unknown property, or twice.
     """
     if isinstance(result, SynthesisResult):
         _store_sample(session, job, result)
@@ -254,7 +254,16 @@ def _store_sample(session: Session, job: JobRow, result: SynthesisResult) -> Non
 
 
 def _store_measurements(session: Session, job: JobRow, result: CharacterizationResult) -> None:
+    seen = set()
     for figure in result.measurements:
+        kind = (figure.property, figure.method, figure.fidelity)
+        if kind in seen:
+            raise InstrumentFaultError(
+                f"{job.instrument} gave {figure.property} by {figure.method} twice.",
+                "one figure per property and method",
+                "repair the adapter",
+            )
+        seen.add(kind)
         if UNITS.get(figure.property) != figure.unit:
             raise InstrumentFaultError(
                 f"{job.instrument} gave {figure.property} in {figure.unit!r}.",

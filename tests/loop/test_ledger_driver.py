@@ -281,6 +281,23 @@ def test_a_result_that_the_store_refuses_is_a_fault_of_the_instrument(ledger_eng
     assert samples(ledger_engine) == []
 
 
+@pytest.mark.parametrize(
+    "nonsense", [{"yield_fraction": float("nan")}, {"details": {"camera": object()}}]
+)
+def test_a_result_that_cannot_be_kept_is_a_fault_of_the_instrument(
+    ledger_engine, tmp_path, monkeypatch, nonsense
+):
+    """pydantic's `model_copy` and `model_construct` check nothing."""
+    (job_id,) = plan_syntheses(ledger_engine, 1)
+    furnace = scripted(tmp_path)
+    good = furnace.collect
+    monkeypatch.setattr(furnace, "collect", lambda handle: good(handle).model_copy(update=nonsense))
+    report = drive(ledger_engine, furnace, [job_id])
+    assert "gave a result that cannot be kept" in report.set_aside[ToyFurnace.name]
+    assert read(ledger_engine, job_id).failure_kind == FailureKind.INSTRUMENT_FAULT
+    assert samples(ledger_engine) == []
+
+
 def test_a_live_owner_about_to_submit_is_waited_for(ledger_engine, tmp_path):
     """The failure that was measured: absent now, but about to be sent by its owner."""
     (job_id,) = plan_syntheses(ledger_engine, 1)

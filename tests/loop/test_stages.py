@@ -10,7 +10,13 @@ from sqlalchemy import select
 
 from matterloop.agents.planner.solid_state import SolidStatePlanner
 from matterloop.loop.candidate import Candidate, ModelRef, Verdict
-from matterloop.loop.errors import LedgerError, PluginFailedError, UsageError
+from matterloop.loop.errors import (
+    InstrumentFaultError,
+    LedgerError,
+    PluginFailedError,
+    UsageError,
+)
+from matterloop.loop.experiment import CharacterizationResult, Measurement
 from matterloop.loop.ledger import reading, writing
 from matterloop.loop.ledger.models import (
     CandidateRow,
@@ -25,6 +31,7 @@ from matterloop.loop.open_campaign import STAGE_ORDER, OpenCampaign
 from matterloop.loop.selection import Choice, Selection
 from matterloop.loop.stages import STAGES
 from matterloop.loop.stages.evidence import observations, pool
+from matterloop.loop.stages.experiment import store
 from matterloop.loop.stages.plan import plan
 from matterloop.loop.stages.ranking import best_candidates
 from matterloop.loop.stages.screen import enter_verdicts
@@ -243,3 +250,28 @@ def test_a_planner_that_raises_is_named_and_nothing_is_planned(campaign):
     campaign.crew.planner = SimpleNamespace(plan=lambda structure, spec: {}["flux"])
     with pytest.raises(PluginFailedError, match=r"solid-state.*KeyError: 'flux'"):
         plan(campaign, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ([{}, {"value": 2.1}], "gave density by balance twice"),
+        ([{"unit": "kg/m^3"}], "gave density in 'kg/m\\^3'"),
+        ([{"property": "colour"}], "a property of the ledger"),
+    ],
+)
+def test_figures_that_the_ledger_does_not_take_are_a_fault_of_the_instrument(
+    campaign, changes, complaint
+):
+    figure = Measurement(
+        property="density", value=2.0, unit="g/cm^3", method="balance", fidelity="experiment"
+    )
+    result = CharacterizationResult(
+        measurements=tuple(figure.model_copy(update=change) for change in changes)
+    )
+    with campaign.transaction() as session:
+        built = builder(campaign, session)
+        job = built.job(built.candidate(1, SALT), 1, purpose="characterize", instrument="balance")
+        with pytest.raises(InstrumentFaultError, match=complaint):
+            store(session, job, result)
+        session.rollback()
