@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matterloop.loop.errors import SpecError
-from matterloop.loop.plugins import build, check_settings, load
+from matterloop.loop.plugins import build, calling, check_settings, load
 
 if TYPE_CHECKING:
     from matterloop.loop.experiment import InstrumentCard
@@ -128,7 +128,7 @@ def assemble(spec: CampaignSpec, folder: Path, workers: int) -> Crew:
     )
     try:
         _check_abilities(spec, crew)
-    except SpecError:
+    except BaseException:
         crew.close()
         raise
     return crew
@@ -160,18 +160,19 @@ def plugins_of(spec: CampaignSpec) -> list[tuple[str, PluginChoice]]:
 
 def _check_abilities(spec: CampaignSpec, crew: Crew) -> None:
     """Refuse a campaign whose instruments cannot do what it needs."""
-    measured = {
-        name: unit
-        for instrument in crew.characterizers.values()
-        for name, unit in instrument.describe().provides.items()
-    }
+    with calling("synthesizers", spec.synthesizer.name):
+        card = crew.synthesizer.describe()
+    cards = []
+    for name, instrument in crew.characterizers.items():
+        with calling("characterizers", name):
+            cards.append(instrument.describe())
+    measured = {name for each in cards for name in each.provides}
     problems = [
         f"characterizers: none of them measures {wanted!r}, which an objective or constraint"
         f" needs; together they measure {', '.join(sorted(measured))}"
         for wanted in spec.wanted_properties
         if wanted not in measured
     ]
-    card = crew.synthesizer.describe()
     if not set(card.provides) & set(spec.conditions.methods):
         problems.append(
             f"synthesizer: {spec.synthesizer.name!r} offers {', '.join(card.provides)}, but"
@@ -185,8 +186,8 @@ def _check_abilities(spec: CampaignSpec, crew: Crew) -> None:
                 f"conditions.temperature_K: {wished_low:g} to {wished_high:g} K does not meet"
                 f" {spec.synthesizer.name!r}, which reaches {low:g} to {high:g} K"
             )
-    for instrument in (card, *(c.describe() for c in crew.characterizers.values())):
-        problems += _beyond(instrument, spec.search_space)
+    for each in (card, *cards):
+        problems += _beyond(each, spec.search_space)
     if problems:
         raise SpecError(f"Campaign {spec.name!r}", problems)
 

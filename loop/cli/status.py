@@ -13,6 +13,7 @@ from matterloop.loop.experiment import UNITS
 from matterloop.loop.ledger.engine import reading
 from matterloop.loop.ledger.models import Campaign, CandidateRow, JobRow
 from matterloop.loop.spec import CampaignSpec
+from matterloop.loop.stages.evidence import measured_figures
 from matterloop.loop.stages.ranking import best_candidates
 
 BEST = 5
@@ -64,8 +65,13 @@ def print_campaign(engine: Engine, campaign_id: str) -> None:
             f" cost {spent.cost:g}{f' of {spec.budget.cost:g}' if spec.budget.cost else ''}"
         )
         best = best_candidates(session, row.id, spec, BEST)
+        measured = len(measured_figures(session, row.id))
     if not best:
-        console.print("no candidate was made and measured yet")
+        console.print(
+            f"none of the {measured} measured candidates has all wanted properties in bounds"
+            if measured
+            else "no candidate was made and measured yet"
+        )
         return
     names = list(spec.wanted_properties)
     table = Table(box=None, pad_edge=False)

@@ -106,6 +106,8 @@ def _is_sqlite(address: URL) -> bool:
 
 
 def _address(url: str | Path) -> URL:
+    if url == ":memory:":  # what sqlite3 takes for a database that nobody finds again
+        return _address("sqlite://")
     if isinstance(url, Path) or "://" not in url:
         return URL.create("sqlite+pysqlite", database=str(Path(url).expanduser().absolute()))
     try:

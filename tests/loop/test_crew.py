@@ -3,8 +3,9 @@
 import pytest
 from report_ledger import spec
 
+from matterloop.adapters.virtual_lab.press import VirtualPress
 from matterloop.loop.crew import assemble
-from matterloop.loop.errors import SpecError
+from matterloop.loop.errors import PluginFailedError, SpecError
 
 
 def test_instruments_must_take_the_crystals_that_the_search_space_allows(tmp_path):
@@ -29,3 +30,12 @@ def test_instruments_must_take_the_crystals_that_the_search_space_allows(tmp_pat
     assert "none of them measures 'bulk_modulus'" in text
     assert "'virtual-furnace' does not handle P" in text
     assert "16 is more than the 8 atoms that 'virtual-calorimeter' takes" in text
+
+
+def test_an_instrument_that_cannot_describe_itself_is_named(tmp_path, monkeypatch):
+    def describe(self):
+        raise OSError("no answer from /dev/press")
+
+    monkeypatch.setattr(VirtualPress, "describe", describe)
+    with pytest.raises(PluginFailedError, match=r"'virtual-press' of group .*no answer from /dev"):
+        assemble(spec(), tmp_path, 1)

@@ -147,6 +147,7 @@ def test_unreachable_host_is_named_without_the_password():
         ("postgresql://me:s3cr3t-pass@host:notaport/db", "cannot be read"),
         ("sqlite://", "cannot live in memory"),
         ("sqlite:///:memory:", "cannot live in memory"),
+        (":memory:", "cannot live in memory"),
     ],
 )
 def test_unusable_addresses(url, said):

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from matterloop.agents.planner.solid_state import SolidStatePlanner
 from matterloop.loop.candidate import Candidate, ModelRef, Verdict
+from matterloop.loop.cli.status import print_campaign
 from matterloop.loop.errors import (
     InstrumentFaultError,
     LedgerError,
@@ -275,3 +276,13 @@ def test_figures_that_the_ledger_does_not_take_are_a_fault_of_the_instrument(
         with pytest.raises(InstrumentFaultError, match=complaint):
             store(session, job, result)
         session.rollback()
+
+
+def test_status_tells_nothing_measured_from_nothing_good(campaign, capsys):
+    print_campaign(campaign.engine, campaign.id)
+    assert "no candidate was made and measured yet" in capsys.readouterr().out
+    with campaign.transaction() as session:
+        unstable = {"bulk_modulus": (30.0, 1.0), "energy_above_hull": (9.0, 0.005)}
+        builder(campaign, session).made(SALT, 1, 1, unstable)
+    print_campaign(campaign.engine, campaign.id)
+    assert "none of the 1 measured candidates has all wanted" in capsys.readouterr().out
