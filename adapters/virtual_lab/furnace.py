@@ -27,6 +27,7 @@ from pymatgen.core import Structure
 from matterloop.adapters.virtual_lab.instrument import InstrumentSettings, VirtualInstrument
 from matterloop.adapters.virtual_lab.phases import (
     crystal,
+    described,
     known_phase,
     reference_phases,
     unreacted,
@@ -180,7 +181,7 @@ class VirtualFurnace(VirtualInstrument[SynthesisRequest, SynthesisResult]):
         why = _why(distance, odds, draw, recipe, melting)
         if draw >= odds.probability:
             phases = self._failed_sample(recipe, odds, distance)
-            explanation = f"{recipe.target_formula} did not form: {why} Found {_mixture(phases)}."
+            explanation = f"{recipe.target_formula} did not form: {why} Found {described(phases)}."
             return SynthesisResult(
                 success=False,
                 phases=phases,
@@ -205,7 +206,7 @@ class VirtualFurnace(VirtualInstrument[SynthesisRequest, SynthesisResult]):
             success=False,
             phases=phases,
             yield_fraction=0.0,
-            explanation=f"{reason} Found {_mixture(phases)}.",
+            explanation=f"{reason} Found {described(phases)}.",
             details={"relaxation_failure": reason, "success_probability": 0.0, **self._origin()},
         )
 
@@ -267,7 +268,3 @@ def _why(distance: HullDistance, odds: Odds, draw: float, recipe: Recipe, meltin
         f" conversion {odds.conversion:.2f}, integrity {odds.integrity:.2f});"
         f" the draw was {draw:.2f}."
     )
-
-
-def _mixture(phases: tuple[Phase, ...]) -> str:
-    return " + ".join(f"{phase.fraction:.0%} {phase.formula}" for phase in phases)

@@ -50,7 +50,8 @@ def reference_phases(
     total = sum(fraction for _, fraction in decomposition)
     return tuple(
         Phase(
-            formula=entry.formula,
+            # The hull names elements in alphabetical order, ClLi; people and samples say LiCl.
+            formula=Composition(entry.formula).reduced_formula,
             fraction=min(share * fraction / total, 1.0),
             provenance=entry.provenance,
         )
@@ -67,6 +68,15 @@ def unreacted(precursors: Sequence[Precursor]) -> tuple[Phase, ...]:
     )
 
 
+def described(phases: Sequence[Phase]) -> str:
+    """Return phases in words, with the reference that tells polymorphs of a formula apart."""
+    return " + ".join(
+        f"{phase.fraction:.0%} {phase.formula}"
+        + (f" ({phase.provenance})" if phase.provenance and phase.structure is None else "")
+        for phase in phases
+    )
+
+
 def main_phase(phases: Sequence[Phase]) -> Phase:
     """Return the largest phase of a sample; of equal ones the first.
 
@@ -79,10 +89,9 @@ def main_phase(phases: Sequence[Phase]) -> Phase:
         raise InfeasibleError("The sample is empty; there is nothing to measure.")
     largest = max(phases, key=lambda phase: phase.fraction)
     if largest.structure is None:
-        mixture = " + ".join(f"{phase.fraction:.0%} {phase.formula}" for phase in phases)
         raise InfeasibleError(
-            f"The sample ({mixture}) cannot be measured: the crystal structure of its main phase,"
-            f" {largest.formula}, is not known.",
+            f"The sample ({described(phases)}) cannot be measured: the crystal structure of its"
+            f" main phase, {largest.formula}, is not known.",
             "a sample whose main phase has a known crystal structure",
         )
     return largest

@@ -10,12 +10,14 @@ from pymatgen.core import Lattice, Structure
 from virtual_lab_bench import LI2S, LIS, NACL, do, rock_salt, synthesis
 
 from matterloop.adapters.virtual_lab.furnace import VirtualFurnace
+from matterloop.adapters.virtual_lab.phases import described, reference_phases
 from matterloop.adapters.virtual_lab.stability_window import (
     StabilityWindow,
     first_to_melt,
     melting_point,
 )
 from matterloop.loop.experiment import Precursor
+from matterloop.loop.hull import ReferenceEntry
 
 NICKELINE = Structure.from_spacegroup(
     "P6_3/mmc", Lattice.hexagonal(4.0, 6.6), ["Na", "Cl"], [[0, 0, 0], [1 / 3, 2 / 3, 0.25]]
@@ -49,8 +51,14 @@ def test_an_unstable_crystal_decomposes_as_the_hull_says(furnace):
     )
     assert all(phase.structure is None for phase in result.phases)
     assert result.details["energy_above_hull_eV_per_atom"] > 0.2
-    assert "75% Li2S + 25% S" in result.explanation
+    assert "75% Li2S (test:Li2S) + 25% S (test:S)" in result.explanation
     assert result.yield_fraction == 0
+
+
+def test_what_was_found_instead_is_named_as_people_do_and_polymorphs_are_told_apart():
+    salt, oxide = ReferenceEntry("ClLi", -4.0, "mp-22905"), ReferenceEntry("O8U3", -10.4, "mp-308")
+    phases = reference_phases([(salt, 0.6), (oxide, 0.4)])
+    assert described(phases) == "60% LiCl (mp-22905) + 40% U3O8 (mp-308)"
 
 
 def test_too_short_and_cold_leaves_the_precursors(furnace):
