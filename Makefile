@@ -15,13 +15,9 @@ help:
 demo: $(VENV)/installed
 	$(RUN)/matterloop run examples/li-p-s-cl.yaml --folder demo
 
+# Two processes: the tests start worker processes of their own, and modules share finished campaigns.
 test: $(VENV)/installed-dev
-	$(RUN)/coverage erase
-	$(RUN)/coverage run -m pytest
-	$(RUN)/coverage combine --quiet
-	$(RUN)/coverage report --format=total > .coverage-total
-	$(RUN)/coverage report --sort=cover
-	@echo "line coverage: $$(cat .coverage-total) %"
+	$(RUN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term:skip-covered
 
 check: lint types contracts
 

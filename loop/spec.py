@@ -193,6 +193,12 @@ class Objective(_Frozen):
             )
         return self
 
+    def reached(self, value: float) -> bool:
+        """Whether a target lies within its tolerance of `value`; never for the other goals."""
+        if self.target is None or self.tolerance is None:
+            return False
+        return abs(value - self.target) <= self.tolerance
+
     def utility(self, value: float) -> float:
         """Map a value to a figure that is always better when larger, in the property's unit."""
         if self.goal is Goal.MAXIMISE:

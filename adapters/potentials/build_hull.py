@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from matterloop.adapters.potentials.chgnet import ChgnetPotential, Version, identify
 from matterloop.adapters.potentials.hull_prototypes import (
     MAX_ATOMS,
+    binary_salts,
     decorated_prototypes,
     elemental_prototypes,
 )
@@ -33,6 +34,7 @@ from matterloop.adapters.potentials.hull_sources import (
     from_materials_project,
 )
 from matterloop.adapters.potentials.hull_stages import (
+    best_salts,
     full_treatment,
     near_hull,
     relaxations,
@@ -69,6 +71,9 @@ def compute(
             " that is named comes before all else."
         ),
     ] = None,
+    salts: Annotated[
+        bool, typer.Option(help="Binary salts of all elements in the commonest structure types.")
+    ] = True,
     prefer: Annotated[
         list[str] | None, typer.Option(help="Relax this system's near-hull crystals first.")
     ] = None,
@@ -99,6 +104,12 @@ def compute(
         single_points(state, potential, first, lambda n: bars.advance(bar, n))
         chosen = full_treatment(state, first, systems[:1])
         bar = bars.add_task("relaxing elements, first system", total=len(chosen))
+        relaxations(state, potential, chosen, OPTIONS, lambda n: bars.advance(bar, n))
+        pairs = list(binary_salts(_alone(crystals))) if salts else []
+        bar = bars.add_task("single points: binary salts", total=len(pairs))
+        single_points(state, potential, pairs, lambda n: bars.advance(bar, n))
+        chosen = best_salts(state, pairs)
+        bar = bars.add_task("relaxing binary salts", total=len(chosen))
         relaxations(state, potential, chosen, OPTIONS, lambda n: bars.advance(bar, n))
         bar = bars.add_task("single points: everything", total=len(crystals))
         single_points(state, potential, crystals, lambda n: bars.advance(bar, n))
@@ -202,9 +213,14 @@ def _gather(crystals: Iterator[SourceCrystal]) -> list[SourceCrystal]:
     found: dict[str, SourceCrystal] = {}
     for crystal in crystals:
         found.setdefault(crystal.provenance, crystal)
-    systems = [frozenset(crystal.counts or {}) for crystal in found.values()]
-    alone = frozenset[str]().union(*(system for system in systems if len(system) == 1))
-    return [*elemental_prototypes(frozenset[str]().union(*systems) - alone), *found.values()]
+    everything = frozenset[str]().union(*(crystal.counts or {} for crystal in found.values()))
+    return [*elemental_prototypes(everything - _alone(found.values())), *found.values()]
+
+
+def _alone(crystals: Iterable[SourceCrystal]) -> frozenset[str]:
+    """Return the elements that stand alone in a crystal."""
+    counts = [crystal.counts or {} for crystal in crystals]
+    return frozenset[str]().union(*(elements for elements in counts if len(elements) == 1))
 
 
 def _belongs(crystal: SourceCrystal, systems: list[str]) -> bool:

@@ -19,7 +19,7 @@ from matterloop.adapters.potentials.hull_sources import (
     counts_of,
     subsystems,
 )
-from matterloop.loop.chemistry.oxidation import are_neutral
+from matterloop.loop.chemistry.oxidation import OxidationRule, are_neutral
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -27,6 +27,26 @@ if TYPE_CHECKING:
 MAX_ATOMS = 16
 """Largest primitive cell; keeps 238 of the 288 prototypes."""
 MAX_ATOMS_OF_ELEMENTS = 4
+SALT_TYPES = (
+    "AB_cF8_225_a_b",  # rock salt
+    "AB_cP2_221_b_a",  # caesium chloride
+    "AB_cF8_216_c_a",  # zinc blende
+    "AB_hP4_186_b_b",  # wurtzite
+    "AB_hP4_194_c_a",  # nickel arsenide
+    "AB2_cF12_225_a_c",  # fluorite
+    "A2B_tP6_136_f_a",  # rutile
+    "AB2_hP3_164_a_d",  # cadmium iodide
+    "AB2_hP6_194_c_f",  # molybdenum disulfide
+    "A2B3_hR5_166_c_ac",  # bismuth telluride
+    "A3B2_hP5_164_ad_d",  # lanthanum oxide
+    "A2B3_hR10_167_c_e",  # corundum
+    "A3B_cP4_221_d_a",  # rhenium trioxide
+    "AB3_cF16_225_a_bc",  # bismuth fluoride
+    "AB3_hR8_148_c_f",  # bismuth iodide
+    "AB3_hP8_194_c_bf",  # sodium arsenide
+)
+"""Structure types that most binary salts have."""
+ANIONS = ("H", "N", "P", "As", "O", "S", "Se", "Te", "F", "Cl", "Br", "I")
 
 
 def decorated_prototypes(system: str, max_atoms: int = MAX_ATOMS) -> Iterator[SourceCrystal]:
@@ -52,6 +72,37 @@ def decorated_prototypes(system: str, max_atoms: int = MAX_ATOMS) -> Iterator[So
                     load=partial(_decorate, prototype, mapping),
                     counts=counts,
                 )
+
+
+def binary_salts(symbols: Iterable[str]) -> Iterator[SourceCrystal]:
+    """Yield every charge-neutral binary salt of the elements in the types of `SALT_TYPES`.
+
+    A hull without the commonest compounds makes everything beside them look stable.
+    """
+    known = sorted(symbols)
+    pairs = [pair for pair in permutations(known, 2) if len(set(pair) & set(ANIONS)) == 1]
+    for label, prototype in _prototypes(MAX_ATOMS):
+        if label not in SALT_TYPES:
+            continue
+        kinds = sorted({site.specie.symbol for site in prototype})
+        for pair in pairs:
+            mapping = dict(zip(kinds, pair, strict=True))
+            counts = _renamed(counts_of(prototype), mapping)
+            if _is_salt(tuple(sorted(counts.items()))):
+                yield SourceCrystal(
+                    provenance=f"prototype:{label}:{'-'.join(pair)}",
+                    load=partial(_decorate, prototype, mapping),
+                    counts=counts,
+                )
+
+
+@cache
+def _is_salt(composition: tuple[tuple[str, int], ...]) -> bool:
+    elements = [symbol for symbol, _ in composition]
+    amounts = np.array([[n for _, n in composition]])
+    return bool(
+        are_neutral(elements, amounts, OxidationRule(states="pymatgen_sp", alloys=False))[0]
+    )
 
 
 def elemental_prototypes(symbols: Iterable[str]) -> Iterator[SourceCrystal]:

@@ -27,6 +27,8 @@ MAX_ATOMS_OF_ELEMENTS = 40
 is the ground state. Alpha sulphur has 32 atoms, alpha manganese 29."""
 BEST_PROTOTYPES = 5
 """Decorations of a composition that are relaxed, best single points first."""
+BEST_SALTS = 3
+"""Structure types of a binary salt that are relaxed."""
 PROTOTYPE_WINDOW_EV_PER_ATOM = 0.3
 """Decorations higher above the best single point of their composition are not relaxed. At guessed
 volumes single points are worth little more than this: in Li-P-S-Cl and Ni-Al-Ti-Cr relaxing
@@ -115,6 +117,16 @@ def full_treatment(
         chosen += sorted(rows, key=lambda crystal: crystal.provenance)
         chosen += _best(decorations, BEST_PROTOTYPES, PROTOTYPE_WINDOW_EV_PER_ATOM)
     return chosen
+
+
+def best_salts(state: BuildState, salts: Iterable[SourceCrystal]) -> list[SourceCrystal]:
+    """Choose the decorations of each binary salt that are relaxed, the best single points."""
+    ranked: _Ranked = defaultdict(list)
+    for crystal in salts:
+        record = state.records.get(("single", crystal.provenance))
+        if record is not None and record.energy_eV_per_atom is not None:
+            ranked[record.formula].append((record.energy_eV_per_atom, crystal))
+    return list(_best(ranked, BEST_SALTS))
 
 
 def near_hull(

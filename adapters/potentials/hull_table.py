@@ -146,7 +146,9 @@ def make_anchors(
 ) -> list[ReferenceEntry]:
     """Return one anchor per formula whose DFT hull the crystals at hand do not explain.
 
-    Of several crystals of a formula the one that DFT places lowest is taken. `elements` are those
+    Of several crystals of a formula the one that DFT places lowest is taken. Where a relaxed
+    prototype lies at or below it, the missing phase, or the potential's own idea of it, is found,
+    and no anchor is needed. `elements` are those
     for which a hull exists; formulas with others are left out.
     """
     known = [
@@ -161,9 +163,16 @@ def make_anchors(
         other = lowest.get(record.formula)
         if other is None or _dft_above(record) < _dft_above(other):
             lowest[record.formula] = record
+    found: dict[str, float] = {}
+    for record in records:
+        if record.provenance.startswith("prototype:"):
+            energy = _energy(record)
+            found[record.formula] = min(energy, found.get(record.formula, energy))
     anchors = []
     for formula, record in sorted(lowest.items()):
         above = _dft_above(record)
+        if found.get(formula, float("inf")) <= _energy(record):
+            continue
         symbols = frozenset(parse_formula(formula))
         if not ON_HULL_EV_PER_ATOM < above <= MAX_ANCHOR_EV_PER_ATOM:
             continue

@@ -12,9 +12,9 @@ from matterloop.loop.budget import spending
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.ledger.engine import reading
 from matterloop.loop.ledger.models import Campaign, CandidateRow, JobRow
+from matterloop.loop.ranking import best_candidates
 from matterloop.loop.spec import CampaignSpec
 from matterloop.loop.stages.evidence import measured_figures
-from matterloop.loop.stages.ranking import best_candidates
 
 BEST = 5
 """Candidates shown."""

@@ -4,8 +4,8 @@ Energies of different potentials, weights or correction schemes never meet: a hu
 identity of its potential, and every query states the identity of the energy that it brings.
 
 When is a hull *thin*? The hull is an upper bound made of the phases that somebody computed; where
-few were computed the distance comes out too small. A query is flagged in two cases, unless the
-hull at exactly that composition is a reference phase.
+few were computed the distance comes out too small. A query is flagged in three cases, the first two
+only unless the hull at exactly that composition is a reference phase.
 
 1. *Few phases of that chemical system.* Fewer than n - 1 distinct compositions that hold all n
    elements lie within `NEAR_HULL_EV_PER_ATOM` of the hull. A system of n elements has n - 1 free
@@ -13,6 +13,8 @@ hull at exactly that composition is a reference phase.
    is spanned by its borders, that is, by chemistry without one of the elements.
 2. *Nothing similar.* The decomposition's phases all differ from the candidate in more than
    `FAR_COMPOSITION` of its atoms.
+3. *Too good.* The candidate lies more than `TOO_GOOD_EV_PER_ATOM` below the hull. Where chemistry
+   has been looked at, new phases undercut the old ones by less; a missing phase explains it better.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ NEAR_HULL_EV_PER_ATOM = 0.07
 FAR_COMPOSITION = 0.2
 """Half the sum of the absolute differences of atomic fractions. The simplest ratios A3B, A2B, AB
 lie 0.08 and 0.17 apart, so in a wider gap at least one simple compound is missing."""
+
+TOO_GOOD_EV_PER_ATOM = 0.1
+"""Twice the error of a universal potential's formation energies (30-60 meV/atom)."""
 
 _SHIPPED = Path(__file__).parent / "data"
 
@@ -272,9 +277,10 @@ class _System:
             self.diagram.el_refs[element].energy_per_atom * fractions[element.symbol]
             for element in self.diagram.el_refs
         )
-        reason = self._thin_reason(fractions, decomposition)
+        above = float(energy_eV_per_atom - hull)
+        reason = self._thin_reason(fractions, decomposition, above)
         return HullDistance(
-            energy_above_hull_eV_per_atom=float(energy_eV_per_atom - hull),
+            energy_above_hull_eV_per_atom=above,
             formation_energy_eV_per_atom=float(energy_eV_per_atom - elemental),
             decomposition=decomposition,
             thin=bool(reason),
@@ -285,7 +291,13 @@ class _System:
         self,
         fractions: Mapping[str, float],
         decomposition: tuple[tuple[ReferenceEntry, float], ...],
+        above: float,
     ) -> str:
+        if above < -TOO_GOOD_EV_PER_ATOM:
+            return (
+                f"{-above:.2f} eV/atom below the hull, more than {TOO_GOOD_EV_PER_ATOM:g}: probably"
+                " a reference phase is missing"
+            )
         if len(decomposition) == 1:
             return ""
         system = "-".join(sorted(self.elements))

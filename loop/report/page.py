@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from matterloop.loop.hull import ReferenceHull
+    from matterloop.loop.spec import Objective
 
 BEST = 12
 """Rows of the table of best candidates."""
@@ -141,7 +142,7 @@ def _content(
     columns = tuple(dict.fromkeys((*record.spec.wanted_properties, *_measured(best))))
     front = pareto_ids([outcome for outcome, _ in best])
     winners = tuple(
-        _winner(place, pair, columns, front, structures, len(objectives))
+        _winner(place, pair, columns, front, structures, objectives)
         for place, pair in enumerate(best[:BEST], start=1)
     )
     progress = _plot(
@@ -240,7 +241,7 @@ def _winner(
     columns: Sequence[str],
     front: set[str],
     structures: Mapping[str, Structure],
-    objectives: int,
+    objectives: Sequence[Objective],
 ) -> Winner:
     outcome, arms = pair
     crystal = outcome.candidate.best_crystal
@@ -252,7 +253,7 @@ def _winner(
         outcome=outcome,
         arms=wording.listing([charts.arm_text(arm) for arm in arms]),
         cells=tuple(_cell(outcome.figures.get(name)) for name in columns),
-        badges=_badges(outcome, objectives > 1 and outcome.candidate.id in front),
+        badges=_badges(outcome, objectives, len(objectives) > 1 and outcome.candidate.id in front),
         cif=cif_uri(structure),
         file_name=f"{formula}-{outcome.candidate.id}.cif",
         plot=_plot(f"crystal-{place}", figure, f"Crystal structure of {formula}"),
@@ -270,10 +271,17 @@ def _cell(figure: FigureRecord | None) -> Cell | None:
     )
 
 
-def _badges(outcome: Outcome, on_front: bool) -> tuple[tuple[str, str, str], ...]:
+def _badges(
+    outcome: Outcome, objectives: Sequence[Objective], on_front: bool
+) -> tuple[tuple[str, str, str], ...]:
     badges = []
     if on_front:
         badges.append(("good", "Pareto front", "No other result is better in all objectives."))
+    for objective in objectives:
+        figure = outcome.figures.get(objective.property)
+        if figure is not None and objective.reached(figure.value):
+            name = wording.property_text(objective.property)
+            badges.append(("good", f"{name} on target", "Within the tolerance of the target."))
     for limit in outcome.broken:
         text = wording.constraint_text(limit, UNITS[limit.property])
         badges.append(("bad", "breaks a constraint", f"Wanted: {text}."))

@@ -31,6 +31,7 @@ from matterloop.loop.ledger.jobs import SETTLED, Result, plan_job
 from matterloop.loop.ledger.models import (
     CandidateRow,
     Cycle,
+    EventRow,
     JobRow,
     MeasurementRow,
     RecipeRow,
@@ -131,8 +132,14 @@ def _plan_syntheses(campaign: OpenCampaign, session: Session, cycle: int) -> Non
             recipe_id=recipe.id,
             actor=campaign.actor,
         )
-    if left_out:
+    if left_out and not _reported(session, row_of_cycle.id):
         campaign.event(session, "budget.left_out", row_of_cycle.id, detail={"candidates": left_out})
+
+
+def _reported(session: Session, cycle_id: str) -> bool:
+    """Whether the ledger knows already what the budget left out of this cycle."""
+    kinds = session.scalars(select(EventRow.kind).where(EventRow.subject_id == cycle_id))
+    return "budget.left_out" in set(kinds)
 
 
 def _plan_characterizations(campaign: OpenCampaign, session: Session, cycle: int) -> None:

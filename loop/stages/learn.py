@@ -43,11 +43,13 @@ def learn(campaign: OpenCampaign, cycle: int) -> StageReport:
     def close(session: Session) -> None:
         if challenger is not None:
             parent = session.scalars(
-                select(ModelVersion.id).where(
+                select(ModelVersion.id)
+                .where(
                     ModelVersion.campaign_id == campaign.id,
                     ModelVersion.kind == "generator",
                     ModelVersion.state == "champion",
                 )
+                .order_by(ModelVersion.created_at.desc())
             ).first()
             model = session.get_one(
                 ModelVersion, enter_model(campaign, session, challenger, state="challenger")

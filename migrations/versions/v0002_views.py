@@ -22,18 +22,19 @@ PIVOTED = (
     "phase_match",
 )
 
-# Of several measurements of one property on one sample the newest counts.
-LATEST_MEASUREMENT = """
-CREATE VIEW latest_measurement AS
+# Of several measurements of one property on one sample the most certain counts, then the newest.
+MEASURED_FIGURE = """
+CREATE VIEW measured_figure AS
 SELECT campaign_id, candidate_id, sample_id, property, value, uncertainty, unit, method, flags
 FROM (
     SELECT measurement.*, ROW_NUMBER() OVER (
-        PARTITION BY sample_id, property ORDER BY created_at DESC, id DESC
-    ) AS newest
+        PARTITION BY sample_id, property
+            ORDER BY uncertainty IS NULL, uncertainty, created_at DESC, id DESC
+    ) AS place
     FROM measurement
     WHERE fidelity = 'experiment' AND sample_id IS NOT NULL
 ) AS ordered
-WHERE newest = 1
+WHERE place = 1
 """
 
 EXPERIMENT = """
@@ -67,7 +68,7 @@ JOIN candidate ON candidate.id = sample.candidate_id
 JOIN campaign ON campaign.id = candidate.campaign_id
 JOIN structure ON structure.sha256 = COALESCE(candidate.relaxed_sha256, candidate.structure_sha256)
 LEFT JOIN (
-    SELECT sample_id, {columns} FROM latest_measurement GROUP BY sample_id
+    SELECT sample_id, {columns} FROM measured_figure GROUP BY sample_id
 ) AS measured ON measured.sample_id = sample.id
 """
 
@@ -108,18 +109,18 @@ numbered AS (
     ) AS experiment_number
     FROM credited WHERE newest = 1
 ),
-measured AS (SELECT DISTINCT campaign_id, property, unit FROM latest_measurement)
+measured AS (SELECT DISTINCT campaign_id, property, unit FROM measured_figure)
 SELECT
     numbered.campaign, numbered.arm, numbered.cycle, numbered.experiment_number,
     numbered.candidate_id, numbered.success,
-    measured.property, latest.value, measured.unit,
+    measured.property, figure.value, measured.unit,
     SUM(CASE WHEN numbered.success THEN 1 ELSE 0 END) OVER so_far AS successes_so_far,
-    MIN(CASE WHEN numbered.success THEN latest.value END) OVER so_far AS lowest_so_far,
-    MAX(CASE WHEN numbered.success THEN latest.value END) OVER so_far AS highest_so_far
+    MIN(CASE WHEN numbered.success THEN figure.value END) OVER so_far AS lowest_so_far,
+    MAX(CASE WHEN numbered.success THEN figure.value END) OVER so_far AS highest_so_far
 FROM numbered
 JOIN measured ON measured.campaign_id = numbered.campaign_id
-LEFT JOIN latest_measurement AS latest
-    ON latest.sample_id = numbered.sample_id AND latest.property = measured.property
+LEFT JOIN measured_figure AS figure
+    ON figure.sample_id = numbered.sample_id AND figure.property = measured.property
 WINDOW so_far AS (
     PARTITION BY numbered.campaign_id, numbered.arm, measured.property
     ORDER BY numbered.experiment_number
@@ -177,7 +178,7 @@ LEFT JOIN (
 """
 
 NAMES = (
-    "latest_measurement",
+    "measured_figure",
     "experiment",
     "best_candidates",
     "discovery_curve",
@@ -201,7 +202,7 @@ def upgrade() -> None:
     )
     experiment = EXPERIMENT.format(concat=concat, pivoted=pivoted, columns=columns)
     for view in (
-        LATEST_MEASUREMENT,
+        MEASURED_FIGURE,
         experiment,
         BEST_CANDIDATES,
         DISCOVERY_CURVE,

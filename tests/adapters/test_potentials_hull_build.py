@@ -16,6 +16,7 @@ from pymatgen.core import Lattice, Structure
 
 from matterloop.adapters.potentials.chgnet import identify
 from matterloop.adapters.potentials.hull_prototypes import (
+    binary_salts,
     decorated_prototypes,
     elemental_prototypes,
     is_neutral,
@@ -91,7 +92,7 @@ def builder(*arguments: object) -> list[str]:
 
 def compute(state: Path, table: Path, cifs: Path) -> list[str]:
     return builder(
-        "compute", state, "--csv", table, "--cif-folder", cifs, "--no-elements",
+        "compute", state, "--csv", table, "--cif-folder", cifs, "--no-elements", "--no-salts",
         "--prefer", "Na-Cl", "--near", 0.05, "--processes", 1,
     )  # fmt: skip
 
@@ -218,6 +219,22 @@ def test_a_relaxed_crystal_replaces_its_single_point_and_prototypes_need_relaxin
     assert entries == {"relaxed": -3.45, "single-point": -3.50}
     higher = replace(records[1], energy_eV_per_atom=-3.42)
     assert [e.kind for e in lowest_per_formula([records[0], higher])] == ["relaxed"]
+
+
+def test_no_anchor_where_a_relaxed_prototype_lies_at_or_below_the_crystal():
+    crystal = record("mp-9", "ClNa", -3.4, **dft(-1.95, 0.05))
+    higher = record("prototype:x:Cl-Na", "ClNa", -3.39, stage="relax")
+    lower = record("prototype:y:Cl-Na", "ClNa", -3.41, stage="relax")
+    assert [a.provenance for a in make_anchors([crystal, higher])] == ["mp-9"]
+    assert make_anchors([crystal, higher, lower]) == []
+
+
+def test_binary_salts_are_neutral_and_hold_the_commonest_ones():
+    salts = list(binary_salts(["Na", "Ca", "F", "Cl", "Al", "O"]))
+    formulas = {formula_of(salt.counts) for salt in salts}
+    assert formulas == {"FNa", "ClNa", "CaF2", "CaCl2", "CaO", "Al2O3", "Na2O", "AlF3", "AlCl3"}
+    (fluorite,) = [s for s in salts if s.provenance == "prototype:AB2_cF12_225_a_c:Ca-F"]
+    assert len(fluorite.load()) == 3
 
 
 def test_anchors_enter_the_table_only_where_they_lower_the_hull(tmp_path):

@@ -108,14 +108,29 @@ def test_a_hardly_known_system_is_flagged_as_thin():
     assert known.thin_reason == ""
 
 
+def on_hull(hull, counts):
+    """Energy per atom of the hull at a composition, eV/atom."""
+    return -hull.distance(counts, 0.0, identity=ID).energy_above_hull_eV_per_atom
+
+
 def test_a_gap_between_compositions_is_flagged_as_thin():
     # one binary phase far away: Li3P at 0.75 Li, the candidate at 0.25 Li
     hull = small_hull()
     far = hull.distance({"Li": 2, "P": 3}, -4.0, identity=ID)
     assert far.thin
     assert "Li3P, differs in 35% of the atoms" in far.thin_reason
-    near = hull.distance({"Li": 2, "P": 1}, -4.0, identity=ID)
+    near = hull.distance({"Li": 2, "P": 1}, on_hull(hull, {"Li": 2, "P": 1}), identity=ID)
     assert not near.thin
+
+
+@given(below=st.floats(-0.5, 0.5))
+def test_what_lies_far_below_the_hull_is_flagged_as_thin(below):
+    hull = small_hull()
+    counts = {"Li": 3, "P": 1}  # on a reference phase, where the other rules are silent
+    energy = on_hull(hull, counts) - below
+    answer = hull.distance(counts, energy, identity=ID)
+    assert answer.thin == (-answer.energy_above_hull_eV_per_atom > 0.1)
+    assert ("probably a reference phase is missing" in answer.thin_reason) == answer.thin
 
 
 def test_phases_far_above_the_hull_do_not_count_as_knowledge():
@@ -123,7 +138,8 @@ def test_phases_far_above_the_hull_do_not_count_as_knowledge():
     low = [entry("LiPS", -0.85), entry("Li2PS", -0.95)]
     counts = {"Li": 3, "P": 2, "S": 3}
     assert small_hull(*high).distance(counts, -4.0, identity=ID).thin
-    assert not small_hull(*low).distance(counts, -4.0, identity=ID).thin
+    known = small_hull(*low)
+    assert not known.distance(counts, on_hull(known, counts), identity=ID).thin
 
 
 def test_saving_and_loading_gives_the_same_hull(tmp_path):

@@ -66,6 +66,14 @@ def test_utility_orders_values_as_the_goal_says(left, right):
     assert (near.utility(left) >= near.utility(right)) == (abs(left - 1.4) <= abs(right - 1.4))
 
 
+def test_a_target_is_reached_within_its_tolerance():
+    near = Objective(property="density", goal="target", target=1.4, tolerance=0.1)
+    assert [near.reached(value) for value in (1.29, 1.31, 1.4, 1.49, 1.51)] == [
+        False, True, True, True, False,
+    ]  # fmt: skip
+    assert not Objective(property="density", goal="minimise").reached(1.4)
+
+
 @given(st.floats(-10, 10))
 def test_constraint_keeps_both_bounds(value):
     bound = Constraint(property="density", at_least=1.0, at_most=2.0)

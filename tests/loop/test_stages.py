@@ -29,12 +29,12 @@ from matterloop.loop.ledger.models import (
     VerdictRow,
 )
 from matterloop.loop.open_campaign import STAGE_ORDER, OpenCampaign
+from matterloop.loop.ranking import best_candidates
 from matterloop.loop.selection import Choice, Selection
 from matterloop.loop.stages import STAGES
 from matterloop.loop.stages.evidence import observations, pool
 from matterloop.loop.stages.experiment import store
 from matterloop.loop.stages.plan import plan
-from matterloop.loop.stages.ranking import best_candidates
 from matterloop.loop.stages.screen import enter_verdicts
 
 SALT = rock_salt("Li", "Cl", 5.1)

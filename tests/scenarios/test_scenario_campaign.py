@@ -6,6 +6,8 @@ import pytest
 from small_campaign import facts, run, small_spec
 from sqlalchemy import func, select
 
+from matterloop.loop.budget import spending
+from matterloop.loop.cli.status import print_campaign, print_campaigns
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.ledger.engine import reading
 from matterloop.loop.ledger.models import (
@@ -21,6 +23,7 @@ from matterloop.loop.ledger.models import (
     SampleRow,
     VerdictRow,
 )
+from matterloop.loop.ranking import best_candidates
 from matterloop.loop.report import write_report
 from matterloop.loop.workplace import open_ledger
 
@@ -146,6 +149,21 @@ def test_postgresql_holds_the_same_facts(finished, postgres_server, tmp_path):
         with reading(grown) as session:
             page = write_report(session, grown_id, tmp_path / "report.html")
     assert "chlorides" in page.read_text(encoding="utf-8")
+
+
+def test_status_shows_progress_spending_and_the_best(finished, capsys):
+    engine, campaign_id, _ = finished
+    print_campaigns(engine)
+    print_campaign(engine, campaign_id)
+    shown = capsys.readouterr().out
+    assert "chlorides: finished" in shown
+    assert "2/2" in shown
+    with reading(engine) as session:
+        (best, *_) = best_candidates(session, campaign_id, small_spec(), most=1)
+        spent = spending(session, campaign_id)
+    assert best.formula in shown
+    assert f"{spent.experiments} of 20 experiments" in shown
+    assert f"{best.values['density']:.4g}" in shown
 
 
 def test_the_report_is_written(finished):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from matterloop.loop.ledger.models import CandidateRow, Cycle, DecisionRow
+from matterloop.loop.ledger.models import CandidateRow, Cycle, DecisionRow, MeasurementRow
 from matterloop.loop.pareto import best_first, pareto_fronts
 from matterloop.loop.spec import CampaignSpec
 from matterloop.loop.stages.evidence import measured_figures
@@ -24,7 +25,7 @@ class RankedCandidate:
     values
         Property to measured value, in the property's unit.
     notes
-        Flags of the measurements, e.g. ``thin-hull``.
+        Targets that were reached, and flags of the measurements, e.g. ``thin-hull``.
     """
 
     candidate_id: str
@@ -69,9 +70,17 @@ def best_candidates(
                 arms=tuple(arms),
                 front=fronts[candidate_id],
                 values={name: row.value for name, row in good[candidate_id].items()},
-                notes=tuple(
-                    dict.fromkeys(flag for row in good[candidate_id].values() for flag in row.flags)
-                ),
+                notes=_notes(spec, good[candidate_id]),
             )
         )
     return ranked
+
+
+def _notes(spec: CampaignSpec, figures: Mapping[str, MeasurementRow]) -> tuple[str, ...]:
+    reached = [
+        f"{objective.property} on target"
+        for objective in spec.objectives
+        if objective.reached(figures[objective.property].value)
+    ]
+    flags = dict.fromkeys(flag for row in figures.values() for flag in row.flags)
+    return (*reached, *flags)
