@@ -34,26 +34,19 @@ from sqlalchemy.orm import Session
 from matterloop.loop.errors import (
     CannotTellError,
     FailureKind,
-    InstrumentFaultError,
     JobFailureError,
     MatterloopError,
     PolicyViolationError,
     TransientError,
     UsageError,
 )
-from matterloop.loop.experiment import (
-    CharacterizationRequest,
-    CharacterizationResult,
-    Handle,
-    JobState,
-    SynthesisRequest,
-    SynthesisResult,
-)
+from matterloop.loop.experiment import Handle, JobState
 from matterloop.loop.ledger import instruments as service
 from matterloop.loop.ledger import jobs
 from matterloop.loop.ledger.columns import utc_now
 from matterloop.loop.ledger.drive import DriveReport, DriverOptions
 from matterloop.loop.ledger.engine import reading, writing
+from matterloop.loop.ledger.exchange import request_of, why_no_result
 from matterloop.loop.ledger.models import JobRow
 from matterloop.loop.ledger.ownership import Owner, may_still_submit
 from matterloop.loop.protocols import Characterizer, Synthesizer
@@ -201,7 +194,7 @@ class JobDriver:
         if row.not_before is not None and row.not_before > self._now():
             return False
         instrument = self._instruments[row.instrument]
-        request = _request(row)
+        request = request_of(row)
         try:
             complaints = instrument.validate(request)  # type: ignore[arg-type]
             known = row.attempts > 0 and instrument.describe().knows_absence
@@ -282,7 +275,7 @@ class JobDriver:
             return True
         instrument = self._instruments[row.instrument]
         try:
-            handle = instrument.submit(jobs.submission_key(row), _request(row))  # type: ignore[arg-type]
+            handle = instrument.submit(jobs.submission_key(row), request_of(row))  # type: ignore[arg-type]
         except TransientError as error:
             return self._doubt(run, row, error)
         except JobFailureError as failure:
@@ -323,7 +316,7 @@ class JobDriver:
             return self._fail(run, row, failure)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything
             return self._unreached(run, row.instrument, error)
-        fault = _why_no_result(row, result)
+        fault = why_no_result(row, result)
         if fault is not None:
             return self._fail(run, row, fault)
         try:
@@ -380,27 +373,6 @@ class JobDriver:
         for row in run.held.values():
             with suppress(MatterloopError, SQLAlchemyError):
                 jobs.disown(self._engine, row, str(run.owner), self._now())
-
-
-def _request(row: JobRow) -> jobs.Request:
-    if row.purpose == "synthesize":
-        return SynthesisRequest.model_validate(row.request)
-    return CharacterizationRequest.model_validate(row.request)
-
-
-def _why_no_result(row: JobRow, result: object) -> InstrumentFaultError | None:
-    """Say why this cannot be the result of a job, or None; validation can be bypassed."""
-    expected = SynthesisResult if row.purpose == "synthesize" else CharacterizationResult
-    if not isinstance(result, expected):
-        fault = f"{row.instrument} gave a {type(result).__name__} for a job to {row.purpose}."
-        return InstrumentFaultError(fault, expected.__name__, "repair the plugin")
-    try:
-        expected.model_validate_json(result.model_dump_json())
-    except ValueError as error:  # of pydantic: does not validate, or is no JSON
-        fault = f"{row.instrument} gave a result that cannot be kept: {error}."
-        remedy = "repair the plugin"
-        return InstrumentFaultError(fault, "finite numbers and plain JSON values", remedy)
-    return None
 
 
 def _in(session: Session, row: JobRow) -> JobRow:
