@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select
 from matterloop.loop.budget import spending
 from matterloop.loop.experiment import UNITS
 from matterloop.loop.ledger.engine import reading
+from matterloop.loop.ledger.instruments import out_of_service
 from matterloop.loop.ledger.models import Campaign, CandidateRow, JobRow
 from matterloop.loop.ranking import best_candidates
 from matterloop.loop.spec import CampaignSpec
@@ -59,6 +60,8 @@ def print_campaign(engine: Engine, campaign_id: str) -> None:
         )
         console.print(f"candidates: {_counted(candidates)}")
         console.print(f"jobs: {_counted(jobs)}")
+        for instrument, reason in out_of_service(session, row.id).items():
+            console.print(f"{instrument} is set aside: {reason}")
         limit = spec.budget.experiments
         console.print(
             f"spent: {spent.experiments}{f' of {limit}' if limit else ''} experiments,"

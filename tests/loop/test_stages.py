@@ -19,6 +19,8 @@ from matterloop.loop.errors import (
 )
 from matterloop.loop.experiment import CharacterizationResult, Measurement
 from matterloop.loop.ledger import reading, writing
+from matterloop.loop.ledger.columns import utc_now
+from matterloop.loop.ledger.instruments import set_aside
 from matterloop.loop.ledger.models import (
     CandidateRow,
     Cycle,
@@ -276,6 +278,13 @@ def test_figures_that_the_ledger_does_not_take_are_a_fault_of_the_instrument(
         with pytest.raises(InstrumentFaultError, match=complaint):
             store(session, job, result)
         session.rollback()
+
+
+def test_status_names_an_instrument_that_is_set_aside(campaign, capsys):
+    with campaign.transaction() as session:
+        set_aside(session, campaign.id, "furnace", "the door is open", "driver", utc_now())
+    print_campaign(campaign.engine, campaign.id)
+    assert "furnace is set aside: the door is open" in capsys.readouterr().out
 
 
 def test_status_tells_nothing_measured_from_nothing_good(campaign, capsys):
