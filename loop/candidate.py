@@ -44,13 +44,14 @@ class Conditions:
     search_space
         Hard: elements, formulas, numbers of atoms.
     targets
-        Soft: property name to the value wished for, in the property's ledger unit.
+        Soft: property name to the value wished for, in the property's ledger unit, or to a word
+        (``crystal_system``: ``cubic``).
     temperature_K, pressure_GPa
         Conditions of synthesis.
     """
 
     search_space: SearchSpace
-    targets: Mapping[str, float] = field(default_factory=dict)
+    targets: Mapping[str, float | str] = field(default_factory=dict)
     temperature_K: float = 298.15
     pressure_GPa: float = 0.0
 

@@ -94,6 +94,52 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class StreamingGenerator(Protocol):
+    """A generator that hands over each crystal as soon as it is ready, and can go on later."""
+
+    def stream(
+        self,
+        n: int,
+        conditions: Conditions,
+        *,
+        guidance_scale: float,
+        seed: int,
+        start: int = 0,
+    ) -> Iterator[Candidate]:
+        """Yield crystals number `start`, `start` + 1, ..., `n` - 1 in this order.
+
+        Crystal number k depends on the conditions, the guidance scale, the seed and k alone, not
+        on `n` or `start`: who stops and goes on gets what one run would have given. Fewer than
+        asked come only when the search space holds no more.
+        """
+        ...
+
+
+@runtime_checkable
+class Guidable(Protocol):
+    """A generator that takes soft wishes; one that is not ignores ``conditions.targets``."""
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names that ``conditions.targets`` may hold."""
+        ...
+
+
+@runtime_checkable
+class TrajectoryGenerator(Protocol):
+    """A generator that can show how a crystal appears."""
+
+    def trajectory(
+        self, conditions: Conditions, *, guidance_scale: float, seed: int
+    ) -> list[tuple[float, Structure]]:
+        """Return (time, crystal) from noise at time 0 to the crystal at time 1, ascending.
+
+        All have the same sites in the same order; the last one is crystal number 0 of `stream`.
+        """
+        ...
+
+
+@runtime_checkable
 class FineTunable(Protocol):
     """A generator that learns from a campaign."""
 
