@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matterloop.loop.report.charts import GREY, layout
+from matterloop.loop.structure_files.formats import cif_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -83,13 +84,6 @@ def crystal_figure(structure: Structure) -> go.Figure | None:
         )
     )
     return figure
-
-
-def cif_text(structure: Structure) -> str:
-    """Write a crystal as CIF with all its sites in P1, eight decimals."""
-    from pymatgen.io.cif import CifWriter
-
-    return str(CifWriter(structure, significant_figures=8))
 
 
 def cif_uri(structure: Structure) -> str:
