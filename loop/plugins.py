@@ -28,6 +28,7 @@ GROUPS = (
     "characterizers",
     "policies",
     "runners",
+    "sources",
 )
 
 
