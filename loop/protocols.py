@@ -140,6 +140,32 @@ class TrajectoryGenerator(Protocol):
 
 
 @runtime_checkable
+class StructurePredictor(Protocol):
+    """A generator that finds crystals of a given composition."""
+
+    def predict(
+        self, compositions: Sequence[Sequence[int]], samples: int, *, seed: int
+    ) -> list[list[Structure]]:
+        """Return `samples` crystals for every composition, in order; deterministic by seed.
+
+        Parameters
+        ----------
+        compositions
+            Atomic numbers of all atoms in the cell: the crystals hold exactly these atoms.
+        """
+        ...
+
+
+@runtime_checkable
+class RemembersTraining(Protocol):
+    """A generator that can say which formulas it learned from, without its training data."""
+
+    def training_formulas(self) -> bytes | None:
+        """Return what `matterloop.loop.evaluation.novelty.formula_index` wrote, None if lost."""
+        ...
+
+
+@runtime_checkable
 class FineTunable(Protocol):
     """A generator that learns from a campaign."""
 

@@ -11,7 +11,7 @@ import gzip
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -97,6 +97,12 @@ class KnownCrystals:
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._cifs.values())
+
+    def keep(self, wanted: Callable[[Mapping[str, int]], bool]) -> None:
+        """Drop all crystals of which the reduced counts of atoms are not wanted."""
+        for key in [key for key in self._cifs if not wanted(dict(key))]:
+            del self._cifs[key]
+            self._indices.pop(key, None)
 
     def find(self, structure: Structure) -> Match | None:
         """Return a known crystal that matches, with its id as label; None if the crystal is novel.

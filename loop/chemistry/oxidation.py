@@ -49,11 +49,15 @@ class OxidationRule:
         Whether cations must be less electronegative than anions.
     alloys
         Whether compositions of metals alone pass without a charge.
+    unknown_electronegativity
+        What becomes of elements to which Pauling gave none (Eu, Yb, Ar, ...): ``fail``, as SMACT
+        does today, or ``pass``, as CDVAE's evaluation does.
     """
 
     states: StateSet = "icsd24"
     pauling: bool = True
     alloys: bool = True
+    unknown_electronegativity: Literal["fail", "pass"] = "fail"
 
     def __post_init__(self) -> None:
         if self.states not in get_args(StateSet):
@@ -142,12 +146,13 @@ def _combinations(elements: tuple[str, ...], rule: OxidationRule) -> NDArray[np.
     )
     if not rule.pauling:
         return combinations
-    # SMACT leaves None where Pauling gave no electronegativity; such an element passes no test.
+    # SMACT leaves None where Pauling gave no electronegativity.
     order = np.array([_element(e).pauling_eneg or np.nan for e in elements], dtype=float)
-    if np.isnan(order).any():
+    unknown = np.isnan(order)
+    if unknown.any() and rule.unknown_electronegativity == "fail":
         return combinations[:0]
-    highest_cation = np.where(combinations > 0, order, -np.inf).max(axis=1)
-    lowest_anion = np.where(combinations < 0, order, np.inf).min(axis=1)
+    highest_cation = np.where((combinations > 0) & ~unknown, order, -np.inf).max(axis=1)
+    lowest_anion = np.where((combinations < 0) & ~unknown, order, np.inf).min(axis=1)
     ordered: NDArray[np.int64] = combinations[highest_cation < lowest_anion]
     return ordered
 

@@ -1,0 +1,1 @@
+"""How good a generator's crystals are: metrics with their definitions, and what computes them."""
