@@ -120,7 +120,7 @@ class MaterialsProject:
         try:
             with MPRester(key, mute_progress_bars=True) as client:
                 return list(client.materials.summary.search(**search_arguments(self._settings)))
-        except Exception as error:  # the client lets through whatever its parts raise
+        except Exception as error:  # noqa: BLE001  # the client lets through whatever its parts raise
             reason = " ".join(f"{type(error).__name__}: {error}".replace(key, "***").split())
             raise SourceError(
                 f"The Materials Project did not answer: {reason[:500]}.",

@@ -72,9 +72,10 @@ class Mp20Csv:
         try:
             with _opened(self._path) as stream:
                 reader = csv.DictReader(stream)
-                if "cif" not in (reader.fieldnames or ()):
+                columns = list(reader.fieldnames or ())
+                if "cif" not in columns:
                     raise UsageError(
-                        f"{self._path} has the columns {', '.join(reader.fieldnames or ()) or '-'}.",
+                        f"{self._path} has the columns {', '.join(columns) or '(none)'}.",
                         "a column named cif, and best material_id, as MP-20 has them",
                     )
                 yield from reader
