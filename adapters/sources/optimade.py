@@ -8,6 +8,7 @@ broke off half-way looks complete; here a failure is an error.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
@@ -132,12 +133,7 @@ class Optimade:
             If the provider cannot be reached, refuses, or breaks the specification.
         """
         host = urlsplit(self._url).hostname or self._url
-        left = self._settings.limit
-        for entry in self._entries():
-            if left is not None:
-                if left == 0:
-                    return
-                left -= 1
+        for entry in islice(self._entries(), self._settings.limit):
             yield _entry(entry, host, self._fields)
 
     def _entries(self) -> Iterator[Mapping[str, Any]]:
