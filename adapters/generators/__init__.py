@@ -1,0 +1,1 @@
+"""Other groups' generators, each in a process of its own, behind our protocol."""
