@@ -44,6 +44,8 @@ def parse_formula(text: str) -> dict[str, int]:
         if not match:
             raise ValueError(f"{text!r} is not a formula: cannot read {text[position:]!r}")
         symbol, count, opening, multiplier = match.groups()
+        if re.match(r"0\d", count or multiplier or ""):
+            raise ValueError(f"{text!r} is not a formula: {match.group()!r} has a zero for an O")
         if opening:
             stack.append({})
         elif symbol:

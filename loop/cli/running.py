@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from matterloop.loop.errors import InterruptedByUserError
+from matterloop.loop.cli.stopping import stoppable
 from matterloop.loop.plugins import load
 from matterloop.loop.spec_file import load_spec
 from matterloop.loop.workplace import (
@@ -44,7 +41,7 @@ def run_file(file: Path, ledger: str, folder: Path, workers: int) -> None:
     MatterloopError
         What ended the campaign before its end.
     """
-    with _stoppable():
+    with stoppable():
         _run_file(file, ledger, folder, workers)
 
 
@@ -67,29 +64,6 @@ def _run_file(file: Path, ledger: str, folder: Path, workers: int) -> None:
     with open_ledger(ledger, create=False) as engine:
         print_campaign(engine, campaign_id)
     print(f"\nReport: {page}")
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: treated as Ctrl-C is, but for the exit code."""
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an error with one message, once everything is cleaned up."""
-
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    # Prefect takes SIGTERM over while a flow runs, and hands it on to this handler afterwards.
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except _Terminated:
-        raise InterruptedByUserError(signal.SIGTERM) from None
-    except KeyboardInterrupt:
-        raise InterruptedByUserError(signal.SIGINT) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def write_campaign_report(ledger: str, campaign: str, out: Path | None, folder: Path) -> Path:

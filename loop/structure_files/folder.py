@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from matterloop.loop.errors import ConflictError, UsageError
 from matterloop.loop.identifiers import canonical_json, new_id
-from matterloop.loop.structure_files.formats import FileFormat, structure_text
+from matterloop.loop.structure_files.formats import FileFormat, structure_from, structure_text
 from matterloop.loop.structure_files.index import INDEX, Entry, line_of, read_index, whole
 from matterloop.loop.structure_files.request import REQUEST, differences, foreign, read_request
 from matterloop.loop.workplace import writable_folder
@@ -196,8 +195,6 @@ def read_folder(folder: Path) -> Iterator[tuple[Entry, Structure]]:
     UsageError
         If the folder was not written by it.
     """
-    from pymatgen.core import Structure
-
     request = read_request(folder)
     if request is None:
         raise UsageError(
@@ -205,21 +202,10 @@ def read_folder(folder: Path) -> Iterator[tuple[Entry, Structure]]:
         )
     file_format = FileFormat(request["format"])
     for _, entry in sorted(whole(folder, read_index(folder)).items()):
-        if file_format is FileFormat.EXTXYZ:
-            yield entry, _from_extxyz(folder / entry.file, entry)
-        else:
-            yield entry, Structure.from_file(folder / entry.file)
-
-
-def _from_extxyz(file: Path, entry: Entry) -> Structure:
-    from ase.io import read
-    from pymatgen.core import Structure
-
-    with file.open("rb") as stream:
-        stream.seek(entry.offset)
-        text = stream.read(entry.bytes).decode()
-    atoms = read(io.StringIO(text), format="extxyz")
-    return Structure(atoms.cell.array, atoms.numbers, atoms.get_scaled_positions(wrap=False))
+        with (folder / entry.file).open("rb") as stream:
+            stream.seek(entry.offset)
+            text = stream.read(entry.bytes if file_format is FileFormat.EXTXYZ else -1)
+        yield entry, structure_from(text.decode(), file_format)
 
 
 @contextmanager

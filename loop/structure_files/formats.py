@@ -55,6 +55,24 @@ def structure_text(
     return writers[file_format]()
 
 
+def structure_from(text: str, file_format: FileFormat) -> Structure:
+    """Read the first crystal of a text that `structure_text` wrote."""
+    from pymatgen.core import Structure
+
+    if file_format is FileFormat.CIF:
+        from pymatgen.io.cif import CifParser
+
+        # Without the tolerance, coordinates near a third would be moved onto it.
+        parser = CifParser.from_str(text, frac_tolerance=0)
+        return parser.parse_structures(primitive=False)[0]
+    if file_format is FileFormat.EXTXYZ:
+        from ase.io.extxyz import read_extxyz
+
+        atoms = next(read_extxyz(io.StringIO(text), index=slice(0, 1)))
+        return Structure(atoms.cell.array, atoms.numbers, atoms.get_scaled_positions(wrap=False))
+    return Structure.from_str(text, fmt=file_format.value)
+
+
 def cif_text(structure: Structure) -> str:
     """Write a crystal as CIF with all its sites in P1, eight decimals."""
     from pymatgen.io.cif import CifWriter
