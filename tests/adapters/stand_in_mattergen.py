@@ -30,7 +30,8 @@ def main():
     output, *given = sys.argv[1:]
     options = {}
     for argument in given:
-        assert argument.startswith("--") and " " not in argument, argument
+        assert argument.startswith("--")
+        assert " " not in argument
         name, _, text = argument[2:].partition("=")
         try:
             options[name] = ast.literal_eval(text)
@@ -51,7 +52,9 @@ def main():
 
     # Without a seed MatterGen does not reset the random state.
     seed = options.get("seed", int.from_bytes(os.urandom(4)))
-    random = np.random.RandomState(np.random.randint(2**31) if "SEEDED" in os.environ else seed)
+    if "SEEDED" in os.environ:  # the launcher did, as it must, in the global state
+        seed = np.random.randint(2**31)  # noqa: NPY002
+    random = np.random.RandomState(seed)
     everything = ["Li", "O", "Na", "Cl", "Fe", "S"]
     elements = condition.get("chemical_system", "-".join(everything)).split("-")
     frames = []
