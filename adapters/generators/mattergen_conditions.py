@@ -93,7 +93,7 @@ def errands(
         if name is None or name not in conditions_on:
             passed_over.append(target)
         else:
-            properties[name] = round(value) if name == "space_group" else float(value)
+            properties[name] = int(value) if name == "space_group" else float(value)
     properties.update(fixed)
     generator = np.random.default_rng(seed)
     passed = tuple(passed_over)
@@ -137,8 +137,8 @@ def draw_systems(space: SearchSpace, most: int, generator: np.random.Generator) 
     found: dict[str, None] = {}
     while len(found) < min(most, int(ways.sum())):
         size = int(generator.choice(sizes, p=ways / ways.sum()))
-        chosen = generator.choice(free, size=size, replace=False) if size else []
-        found["-".join(sorted([*required, *map(str, chosen)]))] = None
+        chosen = [free[int(index)] for index in generator.permutation(len(free))[:size]]
+        found["-".join(sorted([*required, *chosen]))] = None
     return list(found)
 
 
