@@ -1,0 +1,1 @@
+"""Crystal diffusion: a composition sampler, then a geometry flow given the composition."""

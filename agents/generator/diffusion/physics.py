@@ -1,0 +1,160 @@
+r"""Penalties on the crystal that the network expects, differentiable.
+
+At time t the network implies a finished crystal: coordinates :math:`x_t + (1 - t)\,v` and its
+lattice. What physics says about that crystal is added to the loss. Early in the path the expected
+crystal is an average over possibilities, whose distances mean nothing: penalties are weighted with
+:math:`t^4`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from ase.data import covalent_radii
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from matterloop.agents.generator.diffusion.conditioning import LabelTensors
+from matterloop.agents.generator.diffusion.network import (
+    GeometryNetwork,
+    Prediction,
+    shortest_distances,
+)
+from matterloop.agents.generator.diffusion.path import shortest_way
+from matterloop.agents.generator.diffusion.representation import MAX_ATOMIC_NUMBER
+
+CLOSEST = 0.75
+"""Pairs nearer than this multiple of the sum of their covalent radii are penalised. Among crystals
+of the Materials Project with at most 20 atoms, 1 % of the shortest distances lie below it."""
+
+
+class PenaltyWeights(BaseModel):
+    """What each penalty counts in the loss; 0 switches it off.
+
+    Attributes
+    ----------
+    distance
+        Of the squared relative shortfall of pair distances below `CLOSEST`, summed over pairs and
+        divided by the number of atoms.
+    density
+        Of the squared logarithm of predicted over true volume.
+    stability
+        Of the energy above the hull that a frozen critic sees in the expected crystal, as far as
+        it exceeds what the critic sees in the true one.
+    properties
+        Of the squared difference between formation energy and band gap that the frozen critic sees
+        in the expected and the true crystal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    distance: float = Field(default=0.0, ge=0)
+    density: float = Field(default=0.0, ge=0)
+    stability: float = Field(default=0.0, ge=0)
+    properties: float = Field(default=0.0, ge=0)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is to be computed."""
+        return bool(self.distance or self.density or self.critical)
+
+    @property
+    def critical(self) -> bool:
+        """Whether the frozen critic is needed."""
+        return bool(self.stability or self.properties)
+
+
+class ExpectedCrystal(NamedTuple):
+    """(batch, atoms, 3) coordinates, (batch, 6) standardised lattice, (batch, 3, 3) cell in A."""
+
+    fractional: Tensor
+    lattice: Tensor
+    cell: Tensor
+
+
+def expected_crystal(
+    network: GeometryNetwork,
+    numbers: Tensor,
+    fractional: Tensor,
+    time: Tensor,
+    prediction: Prediction,
+) -> ExpectedCrystal:
+    """Return the finished crystal that a prediction implies."""
+    finished = fractional + (1 - time)[:, None, None] * prediction.velocity
+    return ExpectedCrystal(
+        finished, prediction.lattice, network.to_cell(prediction.lattice, numbers)
+    )
+
+
+def distance_penalty(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
+    """Return (batch,) penalties of pairs that are too near, see `PenaltyWeights.distance`."""
+    radii = torch.tensor(
+        covalent_radii[: MAX_ATOMIC_NUMBER + 1], dtype=fractional.dtype, device=numbers.device
+    )[numbers]
+    allowed = CLOSEST * (radii[:, :, None] + radii[:, None, :])
+    way = shortest_way(fractional[:, None, :, :] - fractional[:, :, None, :])
+    distance, _ = shortest_distances(way, cell)
+    shortfall = torch.relu(1 - distance / allowed)
+    return (shortfall**2).sum((1, 2)) / numbers.shape[1]
+
+
+def density_penalty(cell: Tensor, true_cell: Tensor) -> Tensor:
+    """Return (batch,) squared logarithms of the ratio of the volumes."""
+    ratio = (
+        torch.diagonal(cell, dim1=1, dim2=2).log() - torch.diagonal(true_cell, dim1=1, dim2=2).log()
+    )
+    return ratio.sum(-1) ** 2
+
+
+def critic_penalties(
+    critic: GeometryNetwork,
+    numbers: Tensor,
+    expected: ExpectedCrystal,
+    true: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Return (batch,) penalties of stability and of properties, seen by a frozen network.
+
+    Parameters
+    ----------
+    critic
+        A trained network whose parameters take no gradients; gradients reach `expected`.
+    true
+        Coordinates and standardised lattice of the crystals themselves.
+    """
+    now = torch.ones(len(numbers), device=numbers.device)
+    null = LabelTensors.null(len(numbers)).to(numbers.device)
+    seen = critic(numbers, expected.fractional, expected.lattice, now, null).properties
+    with torch.no_grad():
+        target = critic(numbers, *true, now, null).properties
+    stability = torch.relu(seen[:, 1] - target[:, 1]) ** 2
+    properties = ((seen - target)[:, [0, 2]] ** 2).mean(-1)
+    return stability, properties
+
+
+def penalties(
+    network: GeometryNetwork,
+    critic: GeometryNetwork | None,
+    weights: PenaltyWeights,
+    *,
+    numbers: Tensor,
+    noisy: Tensor,
+    time: Tensor,
+    prediction: Prediction,
+    true: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Return (batch,) weighted sums of all penalties, scaled with time ** 4."""
+    expected = expected_crystal(network, numbers, noisy, time, prediction)
+    total = torch.zeros(len(numbers), device=numbers.device)
+    if weights.distance:
+        total = total + weights.distance * distance_penalty(
+            numbers, expected.fractional, expected.cell
+        )
+    if weights.density:
+        total = total + weights.density * density_penalty(
+            expected.cell, network.to_cell(true[1], numbers)
+        )
+    if weights.critical and critic is not None:
+        stability, properties = critic_penalties(critic, numbers, expected, true)
+        total = total + weights.stability * stability + weights.properties * properties
+    return total * time**4

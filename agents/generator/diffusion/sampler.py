@@ -1,0 +1,102 @@
+r"""From noise to crystals: Euler steps along the learned velocity.
+
+Two departures from the plain ordinary differential equation, both optional:
+
+- *annealing* (FlowMM, Miller et al. 2024): late coordinate velocities are multiplied by
+  :math:`1 + s\,t`, which pulls atoms onto their sites;
+- *churn*: noise is added to the coordinates on the way (Karras et al. 2022, arXiv:2206.00364), for
+  exploration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from matterloop.agents.generator.diffusion.conditioning import LabelTensors
+from matterloop.agents.generator.diffusion.guidance import guided
+from matterloop.agents.generator.diffusion.network import GeometryNetwork
+from matterloop.agents.generator.diffusion.path import noise
+from matterloop.loop.identifiers import derive_seed
+
+Watch = Callable[[float, Tensor, Tensor], None]
+"""Called with (time, fractional, cell in Angstrom) before every step and at the end."""
+
+
+class SamplerSettings(BaseModel):
+    """How crystals are drawn.
+
+    Attributes
+    ----------
+    steps
+        Euler steps.
+    annealing
+        s of the velocity's factor 1 + s t.
+    churn
+        Standard deviation of the noise added to the fractional coordinates per unit time, falling
+        to zero at the end; 0 is deterministic given the initial noise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=25, ge=1, le=1000)
+    annealing: float = Field(default=5.0, ge=0, le=50)
+    churn: float = Field(default=0.0, ge=0, le=1)
+
+
+@torch.no_grad()
+def sample_geometry(
+    network: GeometryNetwork,
+    numbers: Tensor,
+    settings: SamplerSettings,
+    *,
+    labels: LabelTensors | None = None,
+    guidance_scale: float = 0.0,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw one crystal per row of `numbers`.
+
+    Parameters
+    ----------
+    numbers
+        (batch, atoms) atomic numbers, on the network's device.
+    labels
+        Soft conditions; None for none.
+    guidance_scale
+        See `guidance.guided`; 0 ignores the labels.
+    seed
+        Of the initial noise and the churn.
+
+    Returns
+    -------
+    tuple
+        (batch, atoms, 3) fractional coordinates in [0, 1) and (batch, 3, 3) cells in Angstrom.
+    """
+    device = numbers.device
+    generator = torch.Generator().manual_seed(derive_seed(seed, "geometry") % 2**63)
+    batch, atoms = numbers.shape
+    fractional, lattice = noise(batch, atoms, generator, device)
+    predict = guided(network, numbers, labels, guidance_scale)
+    step = 1.0 / settings.steps
+    for index in range(settings.steps):
+        moment = index * step
+        if watch is not None:
+            watch(moment, fractional, network.to_cell(lattice, numbers))
+        time = torch.full((batch,), moment, device=device)
+        prediction = predict(fractional, lattice, time)
+        pull = min(step * (1 + settings.annealing * moment), 1 - moment)
+        fractional = fractional + pull * prediction.velocity
+        lattice = lattice + step * (prediction.lattice - lattice) / (1 - moment)
+        if settings.churn > 0 and index + 1 < settings.steps:
+            kick = torch.randn(fractional.shape, generator=generator).to(device)
+            kick = kick - kick.mean(dim=1, keepdim=True)
+            fractional = fractional + settings.churn * (1 - moment - step) * step**0.5 * kick
+        fractional = fractional % 1.0
+    cell = network.to_cell(lattice, numbers)
+    if watch is not None:
+        watch(1.0, fractional, cell)
+    return fractional, cell

@@ -1,0 +1,439 @@
+"""Training of the geometry network: resumable, deterministic by seed, on a CPU or a GPU.
+
+Every step draws its batch, noise, times and forgotten labels from (seed, step), so a run that was
+stopped goes on exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from matterloop.agents.generator.diffusion.conditioning import CONTINUOUS_LABELS
+from matterloop.agents.generator.diffusion.dataset import Block, PackedCrystals
+from matterloop.agents.generator.diffusion.network import (
+    PROPERTIES,
+    GeometryNetwork,
+    NetworkSettings,
+    property_scale,
+)
+from matterloop.agents.generator.diffusion.path import assign_noise, interpolate, noise
+from matterloop.agents.generator.diffusion.physics import PenaltyWeights, penalties
+from matterloop.agents.generator.diffusion.team import Team, team
+from matterloop.loop.errors import MatterloopError
+from matterloop.loop.identifiers import derive_seed
+
+
+class TrainingError(MatterloopError):
+    """Training cannot go on."""
+
+
+class TrainingSettings(BaseModel):
+    """How the geometry network is trained.
+
+    Attributes
+    ----------
+    steps
+        Optimiser steps, in all.
+    warmup_steps
+        Steps of linearly rising learning rate.
+    decay_fraction
+        Last part of the steps, in which the learning rate falls to zero (1 - sqrt; Hägele et al.
+        2024, arXiv:2405.18392). Before it the rate is constant, so that a run can be prolonged.
+    learning_rate, weight_decay
+        Of AdamW.
+    pairs_per_batch
+        Pairs of atoms in a batch: crystals times atoms squared.
+    max_crystals
+        Crystals in a batch of small cells, at most.
+    batches_per_step
+        Batches, each of one number of atoms, whose gradients are added.
+    ema_decay
+        Of the averaged weights, which are the result.
+    clip_norm
+        Largest norm of the gradient.
+    keep_any_label, keep_each_label
+        See `LabelTensors.dropped`.
+    assign_noise
+        Whether noise is assigned to atoms of the same element by the shortest paths.
+    velocity_weight, lattice_weight, property_weight
+        Parts of the loss.
+    penalties
+        Physical penalties.
+    precision
+        ``float32`` or ``bfloat16`` (autocast; parameters stay float32).
+    checkpoint_every
+        Steps between checkpoints.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=30_000, ge=1)
+    warmup_steps: int = Field(default=500, ge=0)
+    decay_fraction: float = Field(default=0.25, ge=0, le=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    pairs_per_batch: int = Field(default=9_000, ge=1)
+    max_crystals: int = Field(default=192, ge=1)
+    batches_per_step: int = Field(default=2, ge=1)
+    ema_decay: float = Field(default=0.9995, ge=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    keep_any_label: float = Field(default=0.5, ge=0, le=1)
+    keep_each_label: float = Field(default=0.5, ge=0, le=1)
+    assign_noise: bool = True
+    velocity_weight: float = Field(default=10.0, gt=0)
+    lattice_weight: float = Field(default=1.0, gt=0)
+    property_weight: float = Field(default=0.1, ge=0)
+    penalties: PenaltyWeights = PenaltyWeights()
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    checkpoint_every: int = Field(default=500, ge=1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a training, as a callback sees it.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    crystals
+        Crystals seen since the beginning.
+    losses
+        Part of the loss to its value, averaged over the last steps.
+    """
+
+    step: int
+    crystals: int
+    losses: dict[str, float]
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training."""
+
+    network: GeometryNetwork
+    averaged: GeometryNetwork
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    crystals: int = 0
+
+    @classmethod
+    def begin(
+        cls,
+        network: GeometryNetwork,
+        settings: TrainingSettings,
+        device: torch.device | str = "cpu",
+    ) -> TrainingState:
+        """Start from a network, which is copied."""
+        live = copy.deepcopy(network).to(device)
+        averaged = copy.deepcopy(network).to(device)
+        averaged.requires_grad_(False)
+        matrices = [p for p in live.parameters() if p.ndim >= 2]
+        vectors = [p for p in live.parameters() if p.ndim < 2]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": settings.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        return cls(live, averaged, optimizer)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; a crash leaves the old one or the new one."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
+        for index, parameter in enumerate(self._parameters()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{index}.{name}"] = value
+        tensors["progress"] = torch.tensor([self.step, self.crystals])
+        partial = path.with_suffix(".partial")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint of a network of the same settings.
+
+        Raises
+        ------
+        TrainingError
+            If it does not belong to this network.
+        """
+        tensors = load_file(path)
+        self.step, self.crystals = (int(value) for value in tensors.pop("progress"))
+        try:
+            self.network.load_state_dict(_under("network.", tensors))
+            self.averaged.load_state_dict(_under("averaged.", tensors))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"The checkpoint {path} is of another network.",
+                "a checkpoint of the same network settings",
+                "choose another folder, or delete it",
+            ) from error
+        for index, parameter in enumerate(self._parameters()):
+            moments = _under(f"optimizer.{index}.", tensors)
+            self.optimizer.state[parameter] = {
+                name: value if name == "step" else value.to(parameter.device)
+                for name, value in moments.items()
+            }
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def new_network(settings: NetworkSettings, data: PackedCrystals, *, seed: int) -> GeometryNetwork:
+    """Return an untrained network that knows the statistics of the data's lattices."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial-weights") % 2**63)
+        network = GeometryNetwork(settings)
+    mean, deviation = data.lattice_statistics()
+    network.lattice_mean.copy_(mean)
+    network.lattice_deviation.copy_(deviation)
+    return network
+
+
+def train_geometry(
+    network: GeometryNetwork,
+    data: PackedCrystals,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+    critic: GeometryNetwork | None = None,
+    watch: Callable[[Progress, GeometryNetwork], None] | None = None,
+    workers: int = 1,
+) -> GeometryNetwork:
+    """Train and return the averaged network.
+
+    Parameters
+    ----------
+    network
+        Start; not changed.
+    data
+        Crystals to learn from.
+    seed
+        Determines every draw.
+    checkpoint
+        File to continue from, if it exists, and to write to.
+    critic
+        Frozen network that judges expected crystals; wanted by some penalties.
+    watch
+        Called at every checkpoint with the progress and the averaged network.
+    workers
+        Processes that share the batches of a step. On a CPU two processes of one thread each are
+        faster than one of two threads, and do not collapse when the machine is busy.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer finite, the data is empty or the checkpoint is of another network.
+    """
+    if not len(data):
+        raise TrainingError("There is nothing to train on.", "at least one crystal")
+    run = _Run(network, data, settings, seed, checkpoint, device, critic)
+    with team(run.follow, workers) as members:
+        return run.lead(members, watch)
+
+
+@dataclass
+class _Run:
+    """One training, as every worker knows it."""
+
+    network: GeometryNetwork
+    data: PackedCrystals
+    settings: TrainingSettings
+    seed: int
+    checkpoint: Path | None
+    device: torch.device | str
+    critic: GeometryNetwork | None
+
+    def follow(self, members: Team) -> None:
+        """Compute gradients beside the leader until the end."""
+        state, batches = self._begin()
+        while state.step < self.settings.steps:
+            self._step(state, batches, members)
+
+    def lead(
+        self, members: Team, watch: Callable[[Progress, GeometryNetwork], None] | None
+    ) -> GeometryNetwork:
+        """Compute gradients, average weights, write checkpoints."""
+        state, batches = self._begin()
+        settings = self.settings
+        sums: dict[str, float] = {}
+        count = 0
+        while state.step < settings.steps:
+            for parts in self._step(state, batches, members):
+                count += 1
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            _average(state, settings)
+            if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
+                means = {name: value / count for name, value in sums.items()}
+                sums, count = {}, 0
+                self._check(state.step, means)
+                if self.checkpoint is not None:
+                    state.save(self.checkpoint)
+                if watch is not None:
+                    watch(Progress(state.step, state.crystals, means), state.averaged)
+        return state.averaged
+
+    def _begin(self) -> tuple[TrainingState, _Batches]:
+        state = TrainingState.begin(self.network, self.settings, self.device)
+        if self.checkpoint is not None and self.checkpoint.exists():
+            state.load(self.checkpoint)
+        return state, _Batches(self.data, self.settings)
+
+    def _step(
+        self, state: TrainingState, batches: _Batches, members: Team
+    ) -> list[dict[str, float]]:
+        """Do one step; return the parts of the loss of this worker's batches."""
+        settings = self.settings
+        seen, crystals = [], 0
+        for batch in range(members.rank, settings.batches_per_step, members.size):
+            generator = torch.Generator().manual_seed(
+                derive_seed(self.seed, "step", state.step, batch) % 2**63
+            )
+            block = batches.draw(generator).to(self.device)
+            parts = losses(state.network, block, settings, generator, critic=self.critic)
+            share = len(block) / (batches.mean_size * settings.batches_per_step)
+            (torch.stack(list(parts.values())).sum(0).mean() * share).backward()  # type: ignore[no-untyped-call]
+            crystals += len(block)
+            seen.append({name: float(value.detach().mean()) for name, value in parts.items()})
+        state.crystals += members.add_gradients(state.network, crystals)
+        _update(state, settings)
+        return seen
+
+    def _check(self, step: int, means: dict[str, float]) -> None:
+        if not all(math.isfinite(value) for value in means.values()):
+            raise TrainingError(
+                f"The loss is no longer finite at step {step}: {means}.",
+                "finite labels and a learning rate that the network bears",
+                "lower the learning rate, or look for extreme labels and weights",
+            )
+
+
+def losses(
+    network: GeometryNetwork,
+    block: Block,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    *,
+    critic: GeometryNetwork | None = None,
+) -> dict[str, Tensor]:
+    """Return the weighted parts of the loss of each crystal of a block, (crystals,) each."""
+    device = block.numbers.device
+    batch, atoms = block.numbers.shape
+    labels = block.labels.dropped(settings.keep_any_label, settings.keep_each_label, generator)
+    time = torch.rand(batch, generator=generator)
+    start, lattice_noise = noise(batch, atoms, generator)
+    if settings.assign_noise and atoms > 1:
+        start = torch.from_numpy(
+            assign_noise(block.numbers.cpu().numpy(), block.fractional.cpu().numpy(), start.numpy())
+        )
+    lattice = network.standardise(block.lattice)
+    point = interpolate(
+        block.fractional, lattice, (start.to(device), lattice_noise.to(device)), time.to(device)
+    )
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        prediction = network(block.numbers, point.fractional, point.lattice, point.time, labels)
+    parts = {
+        "velocity": settings.velocity_weight
+        * ((prediction.velocity - point.velocity) ** 2).mean((1, 2)),
+        "lattice": settings.lattice_weight * ((prediction.lattice - lattice) ** 2).mean(1),
+    }
+    if settings.property_weight:
+        parts["properties"] = settings.property_weight * _property_loss(
+            prediction.properties, block, labels.continuous
+        )
+    if settings.penalties.any:
+        parts["penalties"] = penalties(
+            network,
+            critic,
+            settings.penalties,
+            numbers=block.numbers,
+            noisy=point.fractional,
+            time=point.time,
+            prediction=prediction,
+            true=(block.fractional, lattice),
+        )
+    return parts
+
+
+def _property_loss(predicted: Tensor, block: Block, shown: Tensor) -> Tensor:
+    """Huber loss of the properties that are known and were not shown to the network."""
+    columns = [list(CONTINUOUS_LABELS).index(name) for name in PROPERTIES]
+    truth = property_scale(block.labels.continuous[:, columns])
+    counts = ~torch.isnan(truth) & torch.isnan(shown[:, columns])
+    error = torch.nn.functional.smooth_l1_loss(predicted, torch.nan_to_num(truth), reduction="none")
+    return (error * counts).sum(1)
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Return the learning rate of a step: warm-up, constant, decay."""
+    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    begin = settings.steps * (1 - settings.decay_fraction)
+    fall = 1.0
+    if step > begin:
+        fall = 1 - math.sqrt((step - begin) / (settings.steps - begin))
+    return settings.learning_rate * rise * fall
+
+
+def _update(state: TrainingState, settings: TrainingSettings) -> None:
+    torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, settings)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+
+
+@torch.no_grad()
+def _average(state: TrainingState, settings: TrainingSettings) -> None:
+    decay = min(settings.ema_decay, (1 + state.step) / (10 + state.step))
+    torch._foreach_lerp_(
+        list(state.averaged.parameters()), list(state.network.parameters()), 1 - decay
+    )
+
+
+class _Batches:
+    """Draws batches of one number of atoms each; every unit of weight is equally likely."""
+
+    def __init__(self, data: PackedCrystals, settings: TrainingSettings) -> None:
+        self._blocks = list(data.blocks.values())
+        self._sizes = [
+            max(1, min(settings.max_crystals, settings.pairs_per_batch // size**2))
+            for size in data.blocks
+        ]
+        share = torch.tensor([float(block.weight.sum()) for block in self._blocks])
+        self._chance = share / torch.tensor(self._sizes)
+        self._chance /= self._chance.sum()
+        self.mean_size = float((self._chance * torch.tensor(self._sizes)).sum())
+
+    def draw(self, generator: torch.Generator) -> Block:
+        index = int(torch.multinomial(self._chance, 1, generator=generator))
+        block = self._blocks[index]
+        rows = torch.multinomial(
+            block.weight, self._sizes[index], replacement=True, generator=generator
+        )
+        return block[rows]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
