@@ -104,6 +104,10 @@ class KnownCrystals:
             del self._cifs[key]
             self._indices.pop(key, None)
 
+    def knows_formula(self, counts: Mapping[str, int]) -> bool:
+        """Tell whether there is a crystal of this composition."""
+        return _key(dict(counts)) in self._cifs
+
     def find(self, structure: Structure) -> Match | None:
         """Return a known crystal that matches, with its id as label; None if the crystal is novel.
 
@@ -117,6 +121,14 @@ class KnownCrystals:
         for site in structure:
             counts[site.specie.symbol] = counts.get(site.specie.symbol, 0) + 1
         return self._index(_key(counts)).find(structure)
+
+    def crystals(self) -> Iterator[tuple[str, Structure]]:
+        """Yield all known crystals that can be read as pairs of id and structure."""
+        for rows in self._cifs.values():
+            for name, cif in rows:
+                structure = self._parse(name, cif)
+                if structure is not None:
+                    yield name, structure
 
     def structures(self, formula: str) -> Iterator[tuple[str, Structure]]:
         """Yield the known crystals of one formula as pairs of id and structure."""

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from matterloop.loop.cli.evaluating import evaluate
 from matterloop.loop.cli.generating import generate
 from matterloop.loop.errors import MatterloopError, UsageError
 from matterloop.loop.workplace import DEFAULT_FOLDER, default_ledger
@@ -25,6 +26,7 @@ app = typer.Typer(
 db = typer.Typer(help="The ledger's database.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.command()(generate)
+app.command()(evaluate)
 
 Folder = Annotated[
     Path,

@@ -21,6 +21,7 @@ import numpy as np
 
 from matterloop.loop.chemistry.metrics import Rate
 from matterloop.loop.elements import element_counts
+from matterloop.loop.evaluation.fingerprints import Fingerprint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 
 STRUCTURE_CUTOFF = 0.4
 COMPOSITION_CUTOFF = 10.0
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Fingerprints of one crystal; see `matterloop.loop.evaluation.fingerprints`."""
-
-    structure: NDArray[np.float64]
-    composition: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ results serves every evaluation in which the same crystal occurs, and none with 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from matterloop.loop.calculation import (
     RelaxOptions,
     SinglePoint,
 )
+from matterloop.loop.elements import element_counts
 from matterloop.loop.errors import LedgerError, UsageError
 from matterloop.loop.evaluation.records import Records, record_key
 from matterloop.loop.evaluation.samples import structure_key
@@ -183,22 +184,22 @@ def _energy(
         content = row["structure"]
         structure = Crystal(Lattice(content["lattice"]), content["species"], content["coords"])
     assert structure is not None
-    figures = {
-        name: row.get(name)
-        for name in ("converged", "steps", "displacement_A", "volume_change", "cpu_s")
-    }
-    energy = float(row["energy_eV_per_atom"])
-    counts: dict[str, int] = {}
-    for site in structure:
-        counts[site.specie.symbol] = counts.get(site.specie.symbol, 0) + 1
+    energy = Energy(
+        float(row["energy_eV_per_atom"]),
+        structure=structure,
+        converged=row.get("converged"),
+        steps=row.get("steps"),
+        displacement_A=row.get("displacement_A"),
+        volume_change=row.get("volume_change"),
+        cpu_s=row.get("cpu_s"),
+    )
+    assert energy.energy_eV_per_atom is not None
     try:
-        place = hull.distance(counts, energy, identity=identity)
+        place = hull.distance(
+            element_counts(structure), energy.energy_eV_per_atom, identity=identity
+        )
     except UsageError as error:
-        return Energy(energy, structure=structure, reason=error.came, **figures)
-    return Energy(
-        energy,
-        place.energy_above_hull_eV_per_atom,
-        place.thin,
-        structure,
-        **figures,
+        return replace(energy, reason=error.came)
+    return replace(
+        energy, above_hull_eV_per_atom=place.energy_above_hull_eV_per_atom, thin=place.thin
     )

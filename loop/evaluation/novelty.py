@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,6 +65,10 @@ class KnownSet(Protocol):
         """See the class."""
         ...
 
+    def knows_formula(self, counts: Mapping[str, int]) -> bool:
+        """Whether a known crystal has this composition."""
+        ...
+
     def holds(self, structure: Structure) -> bool:
         """Whether the crystal may be one of the known ones."""
         ...
@@ -92,7 +97,7 @@ class ReferenceStructures:
         self._lazy: KnownCrystals | None = None
         self._waiting: dict[Key, list[Structure]] = defaultdict(list)
         self._indices: dict[Key, StructureIndex] = {}
-        if _is_lazy(address):
+        if is_parsed_late(address):
             self._lazy = KnownCrystals.from_path(Path(address), self._tolerances)
             if part is not None:
                 self._lazy.keep(lambda counts: _part(counts) == part)
@@ -105,6 +110,12 @@ class ReferenceStructures:
     def basis(self) -> NoveltyBasis:
         """Crystals, and where they come from."""
         return NoveltyBasis("structures", self._source, self._size)
+
+    def knows_formula(self, counts: Mapping[str, int]) -> bool:
+        """Whether a known crystal has this composition."""
+        if self._lazy is not None:
+            return self._lazy.knows_formula(counts)
+        return _formula_key(counts) in self._waiting
 
     def holds(self, structure: Structure) -> bool:
         """Whether the matcher finds the crystal among the known ones."""
@@ -226,6 +237,14 @@ def uniqueness(
     ]
 
 
+def formula_novelty(structures: Sequence[Structure | None], known: KnownSet) -> list[bool]:
+    """Tell for every crystal whether its composition is no known one's; None is never novel."""
+    return [
+        structure is not None and not known.knows_formula(element_counts(structure))
+        for structure in structures
+    ]
+
+
 def novelty(structures: Sequence[Structure | None], known: KnownSet) -> list[bool]:
     """Tell for every crystal whether it is none of the known ones; None is never novel."""
     return [structure is not None and _safely_unknown(known, structure) for structure in structures]
@@ -245,11 +264,22 @@ def _safely_unknown(known: KnownSet, structure: Structure) -> bool:
         return False
 
 
-def _is_lazy(address: str | Path) -> bool:
+def is_parsed_late(address: str | Path) -> bool:
+    """Tell whether `KnownCrystals` can read an address: a CSV file, or a folder of CIF files."""
     path = Path(address)
     if path.is_dir():
         return any(path.glob("*.cif"))
-    return path.name.endswith((".csv", ".csv.gz"))
+    return path.is_file() and path.name.endswith((".csv", ".csv.gz"))
+
+
+def reduced_formula(counts: Mapping[str, int]) -> str:
+    """Return pymatgen's reduced formula, by which crystals are split into parts."""
+    from pymatgen.core import Composition
+
+    with warnings.catch_warnings():
+        # pymatgen orders by electronegativity and warns of noble gases, which have none.
+        warnings.simplefilter("ignore", UserWarning)
+        return str(Composition(dict(counts)).reduced_formula)
 
 
 def _formula_key(counts: Mapping[str, int]) -> Key:
@@ -257,8 +287,6 @@ def _formula_key(counts: Mapping[str, int]) -> Key:
 
 
 def _part(counts: Mapping[str, int]) -> Part:
-    from pymatgen.core import Composition
-
     from matterloop.loop.dataset import part_of
 
-    return part_of(Composition(dict(counts)).reduced_formula)
+    return part_of(reduced_formula(counts))
