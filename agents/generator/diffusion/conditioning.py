@@ -183,6 +183,7 @@ class LabelEmbedding(nn.Module):
     """
 
     RESOLUTION = 16
+    centres: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()

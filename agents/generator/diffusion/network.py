@@ -19,6 +19,7 @@ from matterloop.agents.generator.diffusion.conditioning import LabelEmbedding, L
 from matterloop.agents.generator.diffusion.representation import (
     MAX_ATOMIC_NUMBER,
     decode_cell,
+    encode_cell,
     length_scale,
 )
 
@@ -81,6 +82,9 @@ class PairFeatures(NamedTuple):
 class GeometryNetwork(nn.Module):
     """Predicts velocity, lattice and properties from a noisy crystal, its time and its labels."""
 
+    lattice_mean: Tensor
+    lattice_deviation: Tensor
+
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.settings = settings
@@ -113,6 +117,10 @@ class GeometryNetwork(nn.Module):
         return decode_cell(
             lattice * self.lattice_deviation + self.lattice_mean, length_scale(numbers)
         )
+
+    def to_lattice(self, cell: Tensor, numbers: Tensor) -> Tensor:
+        """Invert `to_cell`."""
+        return self.standardise(encode_cell(cell, length_scale(numbers)))
 
     def forward(
         self,

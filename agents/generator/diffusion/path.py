@@ -53,16 +53,14 @@ def without_drift(velocity: Tensor) -> Tensor:
     return velocity - velocity.mean(dim=1, keepdim=True)
 
 
-def noise(
-    batch: int, atoms: int, generator: torch.Generator, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
+def noise(batch: int, atoms: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw the base distribution: (batch, atoms, 3) uniform, (batch, 6) standard normal.
 
-    Drawn on the generator's device (the CPU, for the same numbers everywhere), then moved.
+    Drawn on the CPU, for the same numbers on every machine.
     """
     fractional = torch.rand((batch, atoms, 3), generator=generator)
     lattice = torch.randn((batch, 6), generator=generator)
-    return fractional.to(device), lattice.to(device)
+    return fractional, lattice
 
 
 def interpolate(

@@ -10,7 +10,7 @@ Two departures from the plain ordinary differential equation, both optional:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,8 +19,7 @@ from torch import Tensor
 from matterloop.agents.generator.diffusion.conditioning import LabelTensors
 from matterloop.agents.generator.diffusion.guidance import guided
 from matterloop.agents.generator.diffusion.network import GeometryNetwork
-from matterloop.agents.generator.diffusion.path import noise
-from matterloop.loop.identifiers import derive_seed
+from matterloop.agents.generator.diffusion.path import noise, without_drift
 
 Watch = Callable[[float, Tensor, Tensor], None]
 """Called with (time, fractional, cell in Angstrom) before every step and at the end."""
@@ -55,7 +54,7 @@ def sample_geometry(
     *,
     labels: LabelTensors | None = None,
     guidance_scale: float = 0.0,
-    seed: int = 0,
+    seeds: Sequence[int] | None = None,
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw one crystal per row of `numbers`.
@@ -68,8 +67,9 @@ def sample_geometry(
         Soft conditions; None for none.
     guidance_scale
         See `guidance.guided`; 0 ignores the labels.
-    seed
-        Of the initial noise and the churn.
+    seeds
+        One per crystal, for its initial noise and churn, so that a crystal does not depend on its
+        batch; 0, 1, ... if not given.
 
     Returns
     -------
@@ -77,9 +77,15 @@ def sample_geometry(
         (batch, atoms, 3) fractional coordinates in [0, 1) and (batch, 3, 3) cells in Angstrom.
     """
     device = numbers.device
-    generator = torch.Generator().manual_seed(derive_seed(seed, "geometry") % 2**63)
     batch, atoms = numbers.shape
-    fractional, lattice = noise(batch, atoms, generator, device)
+    generators = [
+        torch.Generator().manual_seed(seed % 2**63)
+        for seed in (seeds if seeds is not None else range(batch))
+    ]
+    fractional, lattice = (
+        torch.cat(parts).to(device)
+        for parts in zip(*(noise(1, atoms, generator) for generator in generators), strict=True)
+    )
     predict = guided(network, numbers, labels, guidance_scale)
     step = 1.0 / settings.steps
     for index in range(settings.steps):
@@ -92,8 +98,9 @@ def sample_geometry(
         fractional = fractional + pull * prediction.velocity
         lattice = lattice + step * (prediction.lattice - lattice) / (1 - moment)
         if settings.churn > 0 and index + 1 < settings.steps:
-            kick = torch.randn(fractional.shape, generator=generator).to(device)
-            kick = kick - kick.mean(dim=1, keepdim=True)
+            kick = without_drift(
+                torch.stack([torch.randn((atoms, 3), generator=g) for g in generators])
+            ).to(device)
             fractional = fractional + settings.churn * (1 - moment - step) * step**0.5 * kick
         fractional = fractional % 1.0
     cell = network.to_cell(lattice, numbers)

@@ -64,7 +64,9 @@ class Weights:
 
     def to(self, device: torch.device | str) -> Weights:
         """Move both networks to a device."""
-        return Weights(self.geometry.to(device), self.composition.to(device), self.card, self.sha256)
+        return Weights(
+            self.geometry.to(device), self.composition.to(device), self.card, self.sha256
+        )
 
 
 def write(
@@ -78,8 +80,8 @@ def write(
     Parameters
     ----------
     card
-        Free entries: ``version``, ``data``, ``licence``, ``seed``, ``metrics``, ``cost``, ``parent``.
-        Settings and hashes are added.
+        Free entries: ``version``, ``data``, ``licence``, ``seed``, ``metrics``, ``cost``, ``parent``,
+        ``labels`` (names that training knew). Settings and hashes are added.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {}
