@@ -26,6 +26,8 @@ class ModelRef:
         Hash of the weights or tables that determine its output, 64 hexadecimal digits.
     config
         JSON-serialisable settings that complete the hash.
+    metrics
+        JSON-serialisable figures of its training: losses, cost.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class ModelRef:
     version: str
     sha256: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

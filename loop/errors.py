@@ -116,6 +116,13 @@ class CampaignNotFoundError(LedgerError):
         )
 
 
+class FineTuningRefusedError(MatterloopError):
+    """A generator will not learn from what it was given; nothing was written.
+
+    No reason to end a campaign: the generator stays as it is, and the refusal is recorded.
+    """
+
+
 class BudgetExhaustedError(MatterloopError):
     """The campaign would spend more than its budget."""
 

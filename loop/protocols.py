@@ -170,7 +170,24 @@ class FineTunable(Protocol):
     """A generator that learns from a campaign."""
 
     def fine_tune(self, dataset: Sequence[Observation], *, seed: int, folder: Path) -> ModelRef:
-        """Train a challenger on what was measured, write its weights under `folder`."""
+        """Train a challenger on what was measured, write its weights under `folder`.
+
+        Called again after a kill with the same arguments, it goes on, or names what is finished.
+
+        Raises
+        ------
+        FineTuningRefusedError
+            If nothing can be learned from `dataset`; nothing was written then.
+        """
+        ...
+
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """A generator that can be had with the weights that its `fine_tune` wrote."""
+
+    def with_weights(self, folder: Path) -> Generator:
+        """Return a generator of the same settings with the weights in `folder`."""
         ...
 
 

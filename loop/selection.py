@@ -48,12 +48,19 @@ class Observation:
         Property to one standard deviation; a property may be missing.
     feasible
         Whether the crystal could be made.
+    conditions
+        How it was made, or tried: ``temperature`` in K, ``pressure`` in GPa, ``method``; empty
+        where nothing is known.
+    merit
+        How well it serves the campaign's aims, see `matterloop.loop.merit`; None where unknown.
     """
 
     item: PoolItem
     values: Mapping[str, float]
     uncertainties: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = True
+    conditions: Mapping[str, float | str] = field(default_factory=dict)
+    merit: float | None = None
 
 
 @dataclass(frozen=True)

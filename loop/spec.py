@@ -323,10 +323,23 @@ class Screening(_Frozen):
 
 
 class FineTuning(_Frozen):
-    """When the generator learns: after every n-th cycle, or after so many new measurements."""
+    """When the generator learns: after every n-th cycle, or after so many new measurements.
+
+    Attributes
+    ----------
+    promote
+        What becomes of the challenger: ``never`` keeps it in the ledger beside the champion,
+        ``always`` lets it generate from the next cycle on.
+    """
 
     every_cycles: int | None = Field(default=None, ge=1)
     after_measurements: int | None = Field(default=None, ge=1)
+    promote: Literal["never", "always"] = "never"
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the generator learns at all."""
+        return self.every_cycles is not None or self.after_measurements is not None
 
 
 class CampaignSpec(_Frozen):

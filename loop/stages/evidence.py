@@ -16,6 +16,7 @@ from matterloop.loop.ledger.models import (
     DecisionRow,
     JobRow,
     MeasurementRow,
+    RecipeRow,
     ReviewRow,
     SampleRow,
 )
@@ -62,16 +63,23 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
             select(SampleRow).where(SampleRow.candidate_id.in_(chosen)).order_by(SampleRow.id)
         )
     }
-    infeasible = set(
-        session.scalars(
-            select(JobRow.candidate_id).where(
+    infeasible = {
+        candidate_id: recipe_id
+        for candidate_id, recipe_id in session.execute(
+            select(JobRow.candidate_id, JobRow.recipe_id)
+            .where(
                 JobRow.candidate_id.in_(chosen),
                 JobRow.purpose == "synthesize",
                 JobRow.failure_kind == "infeasible",
             )
+            .order_by(JobRow.id)
         )
-    )
-    done = set(samples) | infeasible
+    }
+    done = set(samples) | set(infeasible)
+    recipes = {
+        row.id: row
+        for row in session.scalars(select(RecipeRow).where(RecipeRow.candidate_id.in_(chosen)))
+    }
     measured = measured_figures(session, campaign_id)
     found = []
     for item in _items(
@@ -79,6 +87,7 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
     ):
         figures = measured.get(item.candidate_id, {})
         sample = samples.get(item.candidate_id)
+        recipe = recipes.get(sample.recipe_id if sample else infeasible[item.candidate_id] or "")
         found.append(
             Observation(
                 item,
@@ -89,6 +98,7 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
                     if row.uncertainty is not None
                 },
                 feasible=sample is not None and sample.success,
+                conditions={} if recipe is None else _conditions(recipe),
             )
         )
     return found
@@ -120,6 +130,14 @@ def relaxed_crystal(candidate: CandidateRow) -> Structure:
     if candidate.relaxed is None:
         raise LedgerError(f"The candidate {candidate.id} was not relaxed.")
     return get_structure(candidate.relaxed)
+
+
+def _conditions(recipe: RecipeRow) -> dict[str, float | str]:
+    return {
+        "temperature": recipe.temperature_K,
+        "pressure": recipe.pressure_GPa,
+        "method": recipe.method,
+    }
 
 
 def _relaxed(campaign_id: str) -> Select[CandidateRow]:
