@@ -38,7 +38,7 @@ def main():
         except (ValueError, SyntaxError):
             options[name] = text
     with Path(os.environ["STAND_IN_LOG"]).open("a") as log:
-        log.write(json.dumps(options) + "\n")
+        log.write(json.dumps({**options, "pid": os.getpid()}) + "\n")
     mode = os.environ.get("STAND_IN_MODE", "")
     if mode == "hang":
         threading.Event().wait(600)

@@ -5,7 +5,10 @@ installed beside these tests.
 """
 
 import json
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ def calls(tmp_path, monkeypatch):
     """Return the options of every call so far."""
     log = tmp_path / "calls.jsonl"
     monkeypatch.setenv("STAND_IN_LOG", str(log))
+    log.touch()
     return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
@@ -114,19 +118,68 @@ def test_formulas_go_to_a_model_of_fixed_compositions(calls, tmp_path):
         sample(model, 1)
 
 
-def test_the_launcher_seeds_a_matter_gen_that_has_no_option_for_it(tmp_path):
-    """Build an interpreter whose `mattergen` is the stand-in."""
+@pytest.fixture
+def python_with_stand_in(tmp_path):
+    """An interpreter whose `mattergen` is the stand-in."""
     package = tmp_path / "site" / "mattergen" / "scripts"
     package.mkdir(parents=True)
     (package / "generate.py").write_text(STAND_IN.read_text())
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path / "site"}" exec "{sys.executable}" "$@"\n')
+    site = tmp_path / "site"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{site}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    model = generator(interpreter=python, command_takes_seed=False)
+    return python
+
+
+def test_the_launcher_seeds_a_matter_gen_that_has_no_option_for_it(python_with_stand_in):
+    model = generator(interpreter=python_with_stand_in, command_takes_seed=False)
     assert model.describe().config["repeatable"]
     first = as_dicts(sample(model, 6, seed=5))
     assert first == as_dicts(sample(model, 6, seed=5))
     assert first != as_dicts(sample(model, 6, seed=6))
+
+
+FOLLOW = """
+import sys
+from matterloop.adapters.generators.mattergen import MattergenGenerator
+from matterloop.loop.candidate import Conditions
+from matterloop.loop.spec import SearchSpace
+settings = {"weights": "mattergen_base", "interpreter": sys.argv[1]}
+generator = MattergenGenerator(MattergenGenerator.Settings(**settings))
+space = Conditions(SearchSpace(elements=("Li", "O")))
+generator.sample(1, space, guidance_scale=0.0, seed=0)
+"""
+
+
+def test_it_ends_when_its_parent_is_killed(python_with_stand_in, calls, monkeypatch):
+    monkeypatch.setenv("STAND_IN_MODE", "hang")
+    parent = subprocess.Popen([sys.executable, "-c", FOLLOW, str(python_with_stand_in)])
+    try:
+        assert wait_until(lambda: bool(calls()))
+    finally:
+        parent.kill()
+        parent.wait()
+    (call,) = calls()
+    assert wait_until(lambda: gone(call["pid"]))
+
+
+def gone(pid):
+    """Whether a process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_until(condition, limit_s=60.0):
+    """Poll, because what a foreign process does can be observed in no other way."""
+    end = time.monotonic() + limit_s
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        pause.wait(0.05)
+    return True
 
 
 def test_the_same_seed_gives_the_same_crystals_and_no_seed_is_admitted():
