@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -92,7 +93,10 @@ class LabelledStructure:
     @property
     def reduced_formula(self) -> str:
         """As pymatgen writes it; what the split goes by."""
-        return str(self.structure.composition.reduced_formula)
+        with warnings.catch_warnings():
+            # Elements are ordered by electronegativity; noble gases have none.
+            warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+            return str(self.structure.composition.reduced_formula)
 
 
 def crystal_system_of(space_group: int) -> str:
@@ -220,21 +224,27 @@ def dataset_sha256(items: Iterable[LabelledStructure]) -> str:
     LedgerError
         If a crystal is disordered or a coordinate not finite.
     """
+    return combined_sha256(item_sha256(item) for item in items)
+
+
+def item_sha256(item: LabelledStructure) -> str:
+    """Hash the content of one crystal and its labels; see `dataset_sha256`."""
     from matterloop.loop.ledger.structures import structure_content
 
-    hashes = sorted(
-        content_hash(
-            [
-                structure_content(item.structure),
-                {
-                    name: value if isinstance(value, str) else round(float(value), 8) + 0.0
-                    for name, value in item.labels.items()
-                },
-            ]
-        )
-        for item in items
+    return content_hash(
+        [
+            structure_content(item.structure),
+            {
+                name: value if isinstance(value, str) else round(float(value), 8) + 0.0
+                for name, value in item.labels.items()
+            },
+        ]
     )
-    return hashlib.sha256(canonical_json(hashes).encode()).hexdigest()
+
+
+def combined_sha256(hashes: Iterable[str]) -> str:
+    """Return `dataset_sha256` of the items that have these hashes, in whatever order."""
+    return hashlib.sha256(canonical_json(sorted(hashes)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -303,8 +313,6 @@ def _by_frequency(counts: Counter[str]) -> dict[str, int]:
 
 
 def _space_group(structure: Structure, symprec_A: float) -> int | None:
-    import warnings
-
     import spglib
 
     cell = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
