@@ -188,13 +188,28 @@ def formula_index(structures: Iterable[Structure], source: str) -> bytes:
     UsageError
         If a crystal is empty, disordered or has no proper cell.
     """
-    index = StructureIndex()
+    return formula_index_of((formula_entry(structure) for structure in structures), source)
+
+
+def formula_entry(structure: Structure) -> tuple[str, int]:
+    """Return the formula of a crystal and the formula units in its primitive cell.
+
+    Raises
+    ------
+    UsageError
+        As `formula_index`.
+    """
+    reduced = dict(shelf_key(StructureIndex().reduce(structure)))
+    counts = reduced_counts(reduced)
+    formula = "".join(f"{e}{n if n > 1 else ''}" for e, n in sorted(counts.items()))
+    return formula, gcd(*reduced.values())
+
+
+def formula_index_of(entries: Iterable[tuple[str, int]], source: str) -> bytes:
+    """Write the formula index of crystals whose `formula_entry` is known."""
     found: dict[str, set[int]] = defaultdict(set)
-    for structure in structures:
-        reduced = dict(shelf_key(index.reduce(structure)))
-        counts = reduced_counts(reduced)
-        formula = "".join(f"{e}{n if n > 1 else ''}" for e, n in sorted(counts.items()))
-        found[formula].add(gcd(*reduced.values()))
+    for formula, units in entries:
+        found[formula].add(units)
     head = json.dumps({"kind": _MAGIC, "source": source, "formulas": len(found)})
     lines = [f"{formula} {' '.join(map(str, sorted(found[formula])))}" for formula in sorted(found)]
     return gzip.compress("\n".join([head, *lines, ""]).encode(), compresslevel=9, mtime=0)

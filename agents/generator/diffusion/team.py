@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,8 @@ def team(follow: Callable[[Team], None], workers: int) -> Iterator[Team]:
 def _work(
     follow: Callable[[Team], None], rank: int, workers: int, meeting: str, parent: int
 ) -> None:
+    # Ctrl-C reaches the whole group of processes; the leader ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     if os.getppid() != parent:
         return

@@ -11,91 +11,35 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from matterloop.agents.generator.diffusion.conditioning import CONTINUOUS_LABELS
 from matterloop.agents.generator.diffusion.dataset import Block, PackedCrystals
-from matterloop.agents.generator.diffusion.network import (
-    PROPERTIES,
-    GeometryNetwork,
-    NetworkSettings,
-    property_scale,
-)
-from matterloop.agents.generator.diffusion.path import assign_noise, interpolate, noise
-from matterloop.agents.generator.diffusion.physics import PenaltyWeights, penalties
+from matterloop.agents.generator.diffusion.losses import losses
+from matterloop.agents.generator.diffusion.network import GeometryNetwork, NetworkSettings
 from matterloop.agents.generator.diffusion.team import Team, team
+from matterloop.agents.generator.diffusion.training_settings import TrainingSettings, learning_rate
 from matterloop.loop.errors import MatterloopError
 from matterloop.loop.identifiers import derive_seed
+
+__all__ = [
+    "Progress",
+    "TrainingError",
+    "TrainingSettings",
+    "TrainingState",
+    "frozen",
+    "learning_rate",
+    "losses",
+    "new_network",
+    "train_geometry",
+]
 
 
 class TrainingError(MatterloopError):
     """Training cannot go on."""
-
-
-class TrainingSettings(BaseModel):
-    """How the geometry network is trained.
-
-    Attributes
-    ----------
-    steps
-        Optimiser steps, in all.
-    warmup_steps
-        Steps of linearly rising learning rate.
-    decay_fraction
-        Last part of the steps, in which the learning rate falls to zero (1 - sqrt; Hägele et al.
-        2024, arXiv:2405.18392). Before it the rate is constant, so that a run can be prolonged.
-    learning_rate, weight_decay
-        Of AdamW.
-    pairs_per_batch
-        Pairs of atoms in a batch: crystals times atoms squared.
-    max_crystals
-        Crystals in a batch of small cells, at most.
-    batches_per_step
-        Batches, each of one number of atoms, whose gradients are added.
-    ema_decay
-        Of the averaged weights, which are the result.
-    clip_norm
-        Largest norm of the gradient.
-    keep_any_label, keep_each_label
-        See `LabelTensors.dropped`.
-    assign_noise
-        Whether noise is assigned to atoms of the same element by the shortest paths.
-    velocity_weight, lattice_weight, property_weight
-        Parts of the loss.
-    penalties
-        Physical penalties.
-    precision
-        ``float32`` or ``bfloat16`` (autocast; parameters stay float32).
-    checkpoint_every
-        Steps between checkpoints.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = Field(default=30_000, ge=1)
-    warmup_steps: int = Field(default=500, ge=0)
-    decay_fraction: float = Field(default=0.25, ge=0, le=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    pairs_per_batch: int = Field(default=9_000, ge=1)
-    max_crystals: int = Field(default=192, ge=1)
-    batches_per_step: int = Field(default=2, ge=1)
-    ema_decay: float = Field(default=0.9995, ge=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)
-    keep_any_label: float = Field(default=0.5, ge=0, le=1)
-    keep_each_label: float = Field(default=0.5, ge=0, le=1)
-    assign_noise: bool = True
-    velocity_weight: float = Field(default=10.0, gt=0)
-    lattice_weight: float = Field(default=1.0, gt=0)
-    property_weight: float = Field(default=0.1, ge=0)
-    penalties: PenaltyWeights = PenaltyWeights()
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    checkpoint_every: int = Field(default=500, ge=1)
 
 
 @dataclass(frozen=True)
@@ -171,22 +115,22 @@ class TrainingState:
         TrainingError
             If it does not belong to this network.
         """
-        tensors = load_file(path)
-        self.step, self.crystals = (int(value) for value in tensors.pop("progress"))
         try:
+            tensors = load_file(path)
+            self.step, self.crystals = (int(value) for value in tensors.pop("progress"))
             self.network.load_state_dict(_under("network.", tensors))
             self.averaged.load_state_dict(_under("averaged.", tensors))
-        except RuntimeError as error:
+        except (SafetensorError, KeyError, RuntimeError) as error:
             raise TrainingError(
-                f"The checkpoint {path} is of another network.",
+                f"The checkpoint {path} is damaged or of another network.",
                 "a checkpoint of the same network settings",
                 "choose another folder, or delete it",
             ) from error
         for index, parameter in enumerate(self._parameters()):
             moments = _under(f"optimizer.{index}.", tensors)
+            # A fused optimiser wants its count of steps, too, where the parameter is.
             self.optimizer.state[parameter] = {
-                name: value if name == "step" else value.to(parameter.device)
-                for name, value in moments.items()
+                name: value.to(parameter.device) for name, value in moments.items()
             }
 
     def _parameters(self) -> list[Tensor]:
@@ -214,6 +158,7 @@ def train_geometry(
     device: torch.device | str = "cpu",
     critic: GeometryNetwork | None = None,
     watch: Callable[[Progress, GeometryNetwork], None] | None = None,
+    each_step: Callable[[Progress], None] | None = None,
     workers: int = 1,
 ) -> GeometryNetwork:
     """Train and return the averaged network.
@@ -229,9 +174,12 @@ def train_geometry(
     checkpoint
         File to continue from, if it exists, and to write to.
     critic
-        Frozen network that judges expected crystals; wanted by some penalties.
+        Network that judges expected crystals, frozen by a copy; wanted by some penalties.
     watch
-        Called at every checkpoint with the progress and the averaged network.
+        Called with the progress and the averaged network before every checkpoint is written, so
+        that whatever is interrupted, no checkpoint stands that it was not called for.
+    each_step
+        Called after every step; losses are averages since the last checkpoint.
     workers
         Processes that share the batches of a step. On a CPU two processes of one thread each are
         faster than one of two threads, and do not collapse when the machine is busy.
@@ -239,13 +187,26 @@ def train_geometry(
     Raises
     ------
     TrainingError
-        If the loss is no longer finite, the data is empty or the checkpoint is of another network.
+        If the loss is no longer finite, the data is empty, a critic is wanted and missing, or the
+        checkpoint is of another network.
     """
     if not len(data):
         raise TrainingError("There is nothing to train on.", "at least one crystal")
-    run = _Run(network, data, settings, seed, checkpoint, device, critic)
+    if settings.penalties.critical and critic is None:
+        raise TrainingError(
+            "The penalties `stability` and `properties` are on, and there is no critic.",
+            "a trained network that judges, or both weights 0",
+        )
+    run = _Run(network, data, settings, seed, checkpoint, device, frozen(critic))
     with team(run.follow, workers) as members:
-        return run.lead(members, watch)
+        return run.lead(members, watch, each_step)
+
+
+def frozen(network: GeometryNetwork | None) -> GeometryNetwork | None:
+    """Return a copy that takes no gradients; None of None."""
+    if network is None:
+        return None
+    return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 @dataclass
@@ -267,7 +228,10 @@ class _Run:
             self._step(state, batches, members)
 
     def lead(
-        self, members: Team, watch: Callable[[Progress, GeometryNetwork], None] | None
+        self,
+        members: Team,
+        watch: Callable[[Progress, GeometryNetwork], None] | None,
+        each_step: Callable[[Progress], None] | None,
     ) -> GeometryNetwork:
         """Compute gradients, average weights, write checkpoints."""
         state, batches = self._begin()
@@ -280,18 +244,23 @@ class _Run:
                 for name, value in parts.items():
                     sums[name] = sums.get(name, 0.0) + value
             _average(state, settings)
+            means = {name: value / count for name, value in sums.items()}
+            progress = Progress(state.step, state.crystals, means)
+            if each_step is not None:
+                each_step(progress)
             if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
-                means = {name: value / count for name, value in sums.items()}
                 sums, count = {}, 0
                 self._check(state.step, means)
+                if watch is not None:
+                    watch(progress, state.averaged)
                 if self.checkpoint is not None:
                     state.save(self.checkpoint)
-                if watch is not None:
-                    watch(Progress(state.step, state.crystals, means), state.averaged)
         return state.averaged
 
     def _begin(self) -> tuple[TrainingState, _Batches]:
         state = TrainingState.begin(self.network, self.settings, self.device)
+        if self.critic is not None:
+            self.critic.to(self.device)
         if self.checkpoint is not None and self.checkpoint.exists():
             state.load(self.checkpoint)
         return state, _Batches(self.data, self.settings)
@@ -323,72 +292,6 @@ class _Run:
                 "finite labels and a learning rate that the network bears",
                 "lower the learning rate, or look for extreme labels and weights",
             )
-
-
-def losses(
-    network: GeometryNetwork,
-    block: Block,
-    settings: TrainingSettings,
-    generator: torch.Generator,
-    *,
-    critic: GeometryNetwork | None = None,
-) -> dict[str, Tensor]:
-    """Return the weighted parts of the loss of each crystal of a block, (crystals,) each."""
-    device = block.numbers.device
-    batch, atoms = block.numbers.shape
-    labels = block.labels.dropped(settings.keep_any_label, settings.keep_each_label, generator)
-    time = torch.rand(batch, generator=generator)
-    start, lattice_noise = noise(batch, atoms, generator)
-    if settings.assign_noise and atoms > 1:
-        start = torch.from_numpy(
-            assign_noise(block.numbers.cpu().numpy(), block.fractional.cpu().numpy(), start.numpy())
-        )
-    lattice = network.standardise(block.lattice)
-    point = interpolate(
-        block.fractional, lattice, (start.to(device), lattice_noise.to(device)), time.to(device)
-    )
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        prediction = network(block.numbers, point.fractional, point.lattice, point.time, labels)
-    parts = {
-        "velocity": settings.velocity_weight
-        * ((prediction.velocity - point.velocity) ** 2).mean((1, 2)),
-        "lattice": settings.lattice_weight * ((prediction.lattice - lattice) ** 2).mean(1),
-    }
-    if settings.property_weight:
-        parts["properties"] = settings.property_weight * _property_loss(
-            prediction.properties, block, labels.continuous
-        )
-    if settings.penalties.any:
-        parts["penalties"] = penalties(
-            network,
-            critic,
-            settings.penalties,
-            numbers=block.numbers,
-            noisy=point.fractional,
-            time=point.time,
-            prediction=prediction,
-            true=(block.fractional, lattice),
-        )
-    return parts
-
-
-def _property_loss(predicted: Tensor, block: Block, shown: Tensor) -> Tensor:
-    """Huber loss of the properties that are known and were not shown to the network."""
-    columns = [list(CONTINUOUS_LABELS).index(name) for name in PROPERTIES]
-    truth = property_scale(block.labels.continuous[:, columns])
-    counts = ~torch.isnan(truth) & torch.isnan(shown[:, columns])
-    error = torch.nn.functional.smooth_l1_loss(predicted, torch.nan_to_num(truth), reduction="none")
-    return (error * counts).sum(1)
-
-
-def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Return the learning rate of a step: warm-up, constant, decay."""
-    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    begin = settings.steps * (1 - settings.decay_fraction)
-    fall = 1.0
-    if step > begin:
-        fall = 1 - math.sqrt((step - begin) / (settings.steps - begin))
-    return settings.learning_rate * rise * fall
 
 
 def _update(state: TrainingState, settings: TrainingSettings) -> None:
