@@ -50,7 +50,7 @@ class OxidationRule:
     alloys
         Whether compositions of metals alone pass without a charge.
     unknown_electronegativity
-        What becomes of elements to which Pauling gave none (Eu, Yb, Ar, ...): ``fail``, as SMACT
+        What becomes of elements to which Pauling gave none (Pm, He, Ar): ``fail``, as SMACT
         does today, or ``pass``, as CDVAE's evaluation does.
     """
 
