@@ -1,7 +1,7 @@
 """Hard constraints on compositions: which ones are allowed at all.
 
-A constraint is a statement about finished compositions; `legal_moves.LegalMoves` turns it into masks
-that look ahead, so that every sequence of allowed moves ends in an allowed composition.
+A constraint is a statement about finished compositions; `legal_moves.LegalMoves` turns it into
+masks that look ahead, so that every sequence of allowed moves ends in an allowed composition.
 """
 
 from __future__ import annotations

@@ -139,7 +139,8 @@ def _or_nan(value: float | None) -> float:
 
 def _standardised(values: np.ndarray) -> np.ndarray:
     scores = (values - np.nanmean(values)) / np.nanstd(values)
-    return np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
+    clipped: np.ndarray = np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
+    return clipped
 
 
 def _by_number(scores: np.ndarray) -> Tensor:

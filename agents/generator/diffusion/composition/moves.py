@@ -2,6 +2,8 @@
 
 Elements come in canonical order (`descriptors.element_ranks`), so that every composition is exactly
 one sequence and its probability is the product over the moves. It ends where no atoms remain.
+Anions first did a little better in trials than metals first, and all elements before all counts
+did worse.
 """
 
 from __future__ import annotations
@@ -74,6 +76,25 @@ class States:
             self.counts.repeat(times, 1),
             self.focus.repeat(times),
         )
+
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """Find equal rows, of which small chemical systems have many.
+
+        Returns
+        -------
+        tuple of Tensor
+            (distinct,) one row of each kind, and (rows,) which kind each row is.
+        """
+        # Random 64-bit weights: two different states share a key with a probability of 2^-64.
+        weights = torch.randint(
+            -(2**62), 2**62, (ELEMENTS + 3,), generator=torch.Generator().manual_seed(0)
+        )
+        single = torch.stack([self.stage, self.atoms, self.focus], dim=-1)
+        keys = (torch.cat([single, self.counts], dim=-1) * weights).sum(-1)
+        kinds, same = torch.unique(keys, return_inverse=True)
+        first = torch.empty(len(kinds), dtype=torch.long)
+        first[same] = torch.arange(len(self))  # any one of each kind
+        return first, same
 
     @classmethod
     def start(cls, rows: int) -> States:

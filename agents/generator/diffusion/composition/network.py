@@ -2,8 +2,8 @@
 
 A state of the construction is a set of elements with counts; the network sees it as sums over
 elements (Zaheer et al. 2017, arXiv:1703.06114), so it needs no memory of the order, and every
-decision of every composition is one row of a batch. In trials of equal CPU time this beat a
-recurrent network and a transformer on held-out compositions.
+decision of every composition is one row of a batch. In short trials (20 to 40 s of one core) this
+knew held-out compositions better than a recurrent network and a transformer over the moves.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class CompositionNetwork(nn.Module):
         for block in self.blocks:
             hidden = hidden + block(hidden)
         hidden = self.final(hidden)
-        logits = hidden.new_full((len(states), ELEMENTS), -torch.inf)
+        logits: Tensor = hidden.new_full((len(states), ELEMENTS), -torch.inf)
         known = self.settings.max_atoms + 1
         for stage, head in ((Stage.ATOMS, self.to_atoms), (Stage.COUNT, self.to_count)):
             rows = (states.stage == stage).nonzero()[:, 0]

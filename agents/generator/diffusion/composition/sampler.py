@@ -8,6 +8,7 @@ weights: the probability that each mask left over).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,10 @@ from matterloop.loop.errors import UsageError
 
 _ROUNDS = 40
 _ROWS_AT_ONCE = 8192
+_PILOT = 256
+"""Draws at the least by which the spread of the importance weights is judged."""
+_MARGIN = 2.0
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class SamplingOptions:
     plausible_only
         Draw again what is neither charge-neutral nor metallic (`plausibility`).
     oversampling
-        Draws per composition kept where a constraint bites; 1 masks only.
+        Draws per composition kept, at the most, where a constraint bites; 1 masks only.
     formulas_by_likelihood
         With formulas: choose among them by likelihood rather than with equal chances.
     """
@@ -56,7 +61,7 @@ class SamplingOptions:
     cost_weight: float = 0.0
     supply_weight: float = 0.0
     plausible_only: bool = False
-    oversampling: int = 4
+    oversampling: int = 16
     formulas_by_likelihood: bool = False
 
     def __post_init__(self) -> None:
@@ -167,9 +172,14 @@ class _Free:
 
     def draw(self, n: int, generator: torch.Generator) -> list[Composition]:
         """Draw `n`."""
-        if self.natural is None or self.options.oversampling == 1:
+        most = self.options.oversampling
+        if self.natural is None or most == 1 or n == 0:
             return _compositions(self._rollout(n, generator)[0])
-        counts, weights = self._rollout(n * self.options.oversampling, generator)
+        counts, weights = self._rollout(max(n, _PILOT), generator)
+        more = n * min(most, _times(weights)) - len(weights)
+        if more > 0:
+            further = self._rollout(more, generator)
+            counts, weights = torch.cat([counts, further[0]]), torch.cat([weights, further[1]])
         # Gumbel top-n: without replacement, in proportion to the weights (Efraimidis and Spirakis).
         keys = weights + _gumbel(weights.shape, generator)
         return _compositions(counts[keys.topk(n).indices])
@@ -198,18 +208,20 @@ class _Free:
             states, rows = states[~done], rows[~done]
         return result, weights
 
-    @torch.no_grad()
     def _choose(self, states: States, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return (rows,) choices and logarithms of the probability that the mask left over."""
+        first, same = states.distinct()
+        states = states[first]
         logits = self.guidance.logits(states) / self.options.temperature
         at_element = (states.stage == Stage.ELEMENT)[:, None]
         logits = logits + torch.where(at_element, self.bias, torch.zeros(()))
         masked = logits.masked_fill(~self.legal.mask(states), -torch.inf)
-        chosen = _categorical(masked, generator)
+        chosen = _categorical(masked[same], generator)
         if self.natural is None:
-            return chosen, torch.zeros(len(states), dtype=torch.float64)
+            return chosen, torch.zeros(len(same), dtype=torch.float64)
         natural = logits.masked_fill(~self.natural.mask(states), -torch.inf)
-        return chosen, (masked.double().logsumexp(-1) - natural.double().logsumexp(-1))
+        left_over = masked.double().logsumexp(-1) - natural.double().logsumexp(-1)
+        return chosen, left_over[same]
 
 
 class _Formulas:
@@ -227,7 +239,7 @@ class _Formulas:
         self.cells = list(cells.values())
         flat = [cell for multiples in self.cells for cell in multiples]
         scores = guidance.log_likelihood(flat) / options.temperature
-        self.scores = scores.split([len(multiples) for multiples in self.cells])
+        self.scores = torch.split(scores, [len(multiples) for multiples in self.cells])
         bias = supply_bias(options.cost_weight, options.supply_weight)
         totals = torch.stack([bias[sorted(set(unit))].sum() for unit in cells])
         if options.formulas_by_likelihood:
@@ -241,6 +253,15 @@ class _Formulas:
             multiple = int(_categorical(self.scores[formula][None], generator))
             drawn.append(self.cells[formula][multiple])
         return drawn
+
+
+def _times(weights: Tensor) -> int:
+    """Return how many draws per kept one make up for unequal weights (their logarithms).
+
+    The effective sample size (Kish 1965) of m draws is (sum of weights)^2 / sum of squares.
+    """
+    effective = float((2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp())
+    return 1 + math.ceil(_MARGIN * (len(weights) / effective - 1) - _ROUNDING)
 
 
 def _after(states: States, chosen: Tensor) -> States:

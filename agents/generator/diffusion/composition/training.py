@@ -36,7 +36,7 @@ from matterloop.agents.generator.diffusion.conditioning import Labels, LabelTens
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import derive_seed
 
-_ROWS_AT_ONCE = 8192
+_COMPOSITIONS_AT_ONCE = 1024
 
 
 class CompositionExample(NamedTuple):
@@ -291,7 +291,7 @@ class _Dataset:
         for labels in (LabelTensors.null(len(self.labels)), self.labels):
             parts = [
                 self.nll_of(network, rows, labels[rows])
-                for rows in torch.arange(len(labels)).split(_ROWS_AT_ONCE // 8)
+                for rows in torch.split(torch.arange(len(labels)), _COMPOSITIONS_AT_ONCE)
             ]
             nll = torch.cat(parts)
             results.append(float((self.weights * nll).sum() / self.weights.sum()))

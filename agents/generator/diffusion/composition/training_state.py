@@ -41,11 +41,11 @@ class TrainingState:
         self.step, self.best_step, self.stale, self.best_nll = 0, 0, 0, math.inf
         decayed = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
-            lr=learning_rate,
-            weight_decay=weight_decay,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate)
 
     def set_learning_rate(self, value: float) -> None:
         """Set it for the next step."""
