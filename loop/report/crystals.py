@@ -56,7 +56,7 @@ def crystal_figure(structure: Structure) -> go.Figure | None:
     for element, (colour, radius, centres) in sorted(atoms.items()):
         figure.add_trace(
             go.Mesh3d(
-                **_spheres(np.array(centres), _BALL * radius, 2 if fine else 1),
+                **spheres(np.array(centres), _BALL * radius, 2 if fine else 1),
                 color=colour,
                 name=element,
                 showlegend=True,
@@ -90,6 +90,24 @@ def cif_uri(structure: Structure) -> str:
     """Return the CIF as a ``data:`` address, so that a link can offer it as a file."""
     encoded = base64.b64encode(cif_text(structure).encode()).decode()
     return f"data:chemical/x-cif;base64,{encoded}"
+
+
+def spheres(
+    centres: NDArray[np.float64], radius: float | NDArray[np.float64], fineness: int
+) -> dict[str, NDArray[Any]]:
+    """Return one mesh for all spheres: corners x, y, z (Angstrom) and triangles i, j, k.
+
+    `centres` is (spheres, 3), `radius` one number or (spheres,), all in Angstrom; each sphere has
+    12, 42, 162, ... corners for a `fineness` of 0, 1, 2, ...
+    """
+    corners, faces = _icosphere(fineness)
+    radii = np.broadcast_to(radius, len(centres))[:, None, None]
+    points = (centres[:, None, :] + radii * corners[None, :, :]).reshape(-1, 3)
+    shifts = np.arange(len(centres)) * len(corners)
+    triangles = (faces[None, :, :] + shifts[:, None, None]).reshape(-1, 3)
+    mesh: dict[str, NDArray[Any]] = dict(zip("xyz", points.T.astype(np.float32), strict=True))
+    mesh.update(zip("ijk", triangles.T.astype(np.uint16), strict=True))
+    return mesh
 
 
 def _conventional(structure: Structure) -> Structure:
@@ -151,17 +169,6 @@ def _sorted(
         for (colour, width), points in lines.items()
     ]
     return joined, atoms
-
-
-def _spheres(centres: NDArray[np.float64], radius: float, fineness: int) -> dict[str, NDArray[Any]]:
-    """Return one mesh for all spheres: corners x, y, z (Angstrom) and triangles i, j, k."""
-    corners, faces = _icosphere(fineness)
-    points = (centres[:, None, :] + radius * corners[None, :, :]).reshape(-1, 3)
-    shifts = np.arange(len(centres)) * len(corners)
-    triangles = (faces[None, :, :] + shifts[:, None, None]).reshape(-1, 3)
-    mesh: dict[str, NDArray[Any]] = dict(zip("xyz", points.T.astype(np.float32), strict=True))
-    mesh.update(zip("ijk", triangles.T.astype(np.uint16), strict=True))
-    return mesh
 
 
 @cache
