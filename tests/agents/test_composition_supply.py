@@ -36,7 +36,6 @@ def test_figures_are_positive_and_priced_in_a_year() -> None:
     for row in element_supply().values():
         assert (row.price_usd_per_kg is None) == (row.price_year is None)
         assert row.price_usd_per_kg is None or row.price_usd_per_kg > 0
-        assert row.production_t is None or row.production_t > 0
         assert row.crustal_abundance_ppm is None or 0 <= row.crustal_abundance_ppm < 1e6
         for index in (row.hhi_production, row.hhi_reserves):
             assert index is None or 0 < index <= 10_000

@@ -28,11 +28,9 @@ class ElementSupply:
     Attributes
     ----------
     price_usd_per_kg, price_year
-        Nominal price of the cheapest form traded in bulk, and its year.
+        Nominal price in the form that its source quotes, and its year.
     crustal_abundance_ppm
         Mass per mass of the continental crust; 0 for elements that are made.
-    production_t
-        World production in 2019, tonnes of the element.
     hhi_production, hhi_reserves
         Herfindahl-Hirschman index of countries, 0 (spread) to 10000 (all in one).
     """
@@ -42,7 +40,6 @@ class ElementSupply:
     price_usd_per_kg: float | None
     price_year: int | None
     crustal_abundance_ppm: float | None
-    production_t: float | None
     hhi_production: float | None
     hhi_reserves: float | None
 
@@ -82,7 +79,6 @@ def element_supply() -> Mapping[str, ElementSupply]:
             price_usd_per_kg=_figure(row["price_usd_per_kg"]),
             price_year=int(year) if year else None,
             crustal_abundance_ppm=_figure(row["crustal_abundance_ppm"]),
-            production_t=_figure(row["production_t"]),
             hhi_production=_figure(row["hhi_production"]),
             hhi_reserves=_figure(row["hhi_reserves"]),
         )
