@@ -257,7 +257,7 @@ def _samples(order: _Order, watch: Watch) -> tuple[Generator | None, list[Sample
     if order.structures is not None:
         return None, read_samples(order.structures), {"structures": Path(order.structures).name}
     from matterloop.loop.candidate import Conditions
-    from matterloop.loop.cli.generating import search_space
+    from matterloop.loop.cli.wishes import search_space
     from matterloop.loop.generation import GenerationRequest, build_generator, generate_files
     from matterloop.loop.structure_files import FileFormat, read_folder
 
