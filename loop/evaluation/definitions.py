@@ -44,6 +44,8 @@ DEFINITIONS: Mapping[str, str] = {
     "match_rate, rmse": "Structure prediction: StructureMatcher with stol 0.5, ltol 0.3, angle 10"
     " degrees; RMSE over (V/N)^(1/3), mean over the matched (CDVAE; DiffCSP: Jiao et al., NeurIPS"
     " 2023, arXiv:2309.04475). At k: the best of k samples.",
+    "with_energy_above_hull": "Samples to which the potential gives an energy and of which the hull"
+    " has references of all elements; others count as not stable.",
     "thin": "Samples at whose composition the hull knows too little, so that their energy above"
     " hull is likely too low (matterloop.loop.hull.reference).",
 }
