@@ -10,11 +10,12 @@ A plugin class has a ``Settings`` attribute, a pydantic model that checks the ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic import BaseModel
     from pymatgen.core import Structure
 
     from matterloop.loop.calculation import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from matterloop.loop.hull import ReferenceHull
     from matterloop.loop.selection import Observation, PoolItem, Selection
     from matterloop.loop.spec import CampaignSpec, Constraint, Objective
+    from matterloop.loop.training import TrainingRequest
 
 
 class Workshop(Protocol):
@@ -162,6 +164,27 @@ class RemembersTraining(Protocol):
 
     def training_formulas(self) -> bytes | None:
         """Return what `matterloop.loop.evaluation.novelty.formula_index` wrote, None if lost."""
+        ...
+
+
+class TrainableGenerator(Protocol):
+    """A generator's class that can be trained from nothing.
+
+    Attributes
+    ----------
+    Training
+        Model of what can be chosen; all fields have defaults.
+    """
+
+    Training: ClassVar[type[BaseModel]]
+
+    @classmethod
+    def train(cls, request: TrainingRequest, settings: BaseModel) -> ModelRef:
+        """Train, write the weights into ``request.folder``, and name what came out.
+
+        Deterministic by the request's seed and data. Whatever is killed, the same call goes on
+        where it ended; a call with another request for the same folder raises a `ConflictError`.
+        """
         ...
 
 

@@ -79,7 +79,7 @@ class TrainingState:
         device: torch.device | str = "cpu",
     ) -> TrainingState:
         """Start from a network, which is copied."""
-        live = copy.deepcopy(network).to(device)
+        live = copy.deepcopy(network).to(device).requires_grad_(True)
         averaged = copy.deepcopy(network).to(device)
         averaged.requires_grad_(False)
         matrices = [p for p in live.parameters() if p.ndim >= 2]
