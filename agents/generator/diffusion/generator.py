@@ -17,6 +17,7 @@ from matterloop.agents.generator.diffusion.composition.sampler import (
 )
 from matterloop.agents.generator.diffusion.conditioning import LABELS, Labels, LabelTensors
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings, Drawn, draw_crystals
+from matterloop.agents.generator.diffusion.pretraining_settings import PretrainingSettings
 from matterloop.agents.generator.diffusion.representation import (
     MAX_ATOMIC_NUMBER,
     to_structures,
@@ -33,6 +34,7 @@ from matterloop.loop.candidate import Candidate, Conditions, ModelRef
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash, derive_seed
 from matterloop.loop.protocols import Workshop
+from matterloop.loop.training import TrainingRequest
 
 _FIRST_CHUNK, _LARGEST_CHUNK = 16, 128
 
@@ -100,6 +102,7 @@ class DiffusionGenerator:
     """
 
     Settings = DiffusionSettings
+    Training = PretrainingSettings
 
     def __init__(self, settings: DiffusionSettings, workshop: Workshop | None = None) -> None:
         del workshop  # needs nothing of the campaign
@@ -230,6 +233,14 @@ class DiffusionGenerator:
         """Return the index of formulas that the weights were trained on, None if it is lost."""
         path = (self.settings.weights or shipped_folder()) / FORMULAS_FILE
         return path.read_bytes() if path.is_file() else None
+
+    @classmethod
+    def train(cls, request: TrainingRequest, settings: BaseModel) -> ModelRef:
+        """Train both networks from nothing; see `pretraining.pretrain`."""
+        from matterloop.agents.generator.diffusion.pretraining import pretrain
+
+        pretrain(request, PretrainingSettings.model_validate(settings))
+        return cls(DiffusionSettings(weights=request.folder)).describe()
 
     def _labels(self, conditions: Conditions) -> Labels:
         """Collect what is asked for; conditions of synthesis only where they were learned."""
