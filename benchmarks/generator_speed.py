@@ -181,9 +181,9 @@ def _plot(result: dict[str, Any], path: Path) -> None:
 
     figure, panes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     jobs = result["diffusion"]["jobs"]
-    for pane, name, axis, label in (
-        (panes[0], "against atoms", "mean_atoms", "atoms in the cell (batch 16)"),
-        (panes[1], "against batch", "batch", "crystals per pass (10 atoms)"),
+    for pane, name, axis, label, ticks in (
+        (panes[0], "against atoms", "mean_atoms", "atoms in the cell", (2, 5, 10, 20, 40)),
+        (panes[1], "against batch", "batch", "10-atom crystals per pass", (1, 4, 16, 64, 256)),
     ):
         points = [(job[axis], job["cpu_s_per_structure"]) for job in jobs if job["name"] == name]
         pane.loglog(*zip(*points, strict=True), "o-", label=f"diffusion, {STEPS[0]} steps")
@@ -196,6 +196,8 @@ def _plot(result: dict[str, Any], path: Path) -> None:
             pane.loglog(
                 *zip(*theirs, strict=True), "s", label=f"Chemeleon-DNG, {CHEMELEON_STEPS} steps"
             )
+        pane.set_xticks(ticks, map(str, ticks))
+        pane.minorticks_off()
         pane.set_xlabel(label)
         pane.grid(visible=True, which="major", alpha=0.3)
     panes[0].set_ylabel("CPU-seconds per structure, one thread")
