@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,3 +112,25 @@ class Selection:
     acquisition_function: str
     surrogate_sha256: str | None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evidence_sha256(dataset: Sequence[Observation]) -> str:
+    """Hash what a generator learns from: crystals, figures, conditions, in whatever order.
+
+    The ledger's ids are no content: a campaign that is run again has the same hash.
+    """
+    from matterloop.loop.dataset import LabelledStructure, dataset_sha256
+
+    return dataset_sha256(
+        LabelledStructure(
+            observation.item.structure,
+            {
+                "made": "yes" if observation.feasible else "no",
+                "merit": repr(observation.merit),
+                **{f"measured {name}": repr(v) for name, v in observation.values.items()},
+                **{f"screened {name}": repr(v) for name, v in observation.item.screening.items()},
+                **{f"condition {name}": repr(v) for name, v in observation.conditions.items()},
+            },
+        )
+        for observation in dataset
+    )

@@ -63,9 +63,8 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
             select(SampleRow).where(SampleRow.candidate_id.in_(chosen)).order_by(SampleRow.id)
         )
     }
-    infeasible = {
-        candidate_id: recipe_id
-        for candidate_id, recipe_id in session.execute(
+    infeasible = dict(
+        session.execute(
             select(JobRow.candidate_id, JobRow.recipe_id)
             .where(
                 JobRow.candidate_id.in_(chosen),
@@ -73,8 +72,8 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
                 JobRow.failure_kind == "infeasible",
             )
             .order_by(JobRow.id)
-        )
-    }
+        ).tuples()
+    )
     done = set(samples) | set(infeasible)
     recipes = {
         row.id: row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from matterloop.agents.generator.diffusion.composition.sampler import (
 )
 from matterloop.agents.generator.diffusion.conditioning import LABELS, Labels, LabelTensors
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings, Drawn, draw_crystals
+from matterloop.agents.generator.diffusion.fine_tuning import fine_tune, tuned_metrics
+from matterloop.agents.generator.diffusion.fine_tuning_settings import FineTuningSettings
 from matterloop.agents.generator.diffusion.pretraining_settings import PretrainingSettings
 from matterloop.agents.generator.diffusion.representation import (
     MAX_ATOMIC_NUMBER,
@@ -34,6 +37,7 @@ from matterloop.loop.candidate import Candidate, Conditions, ModelRef
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash, derive_seed
 from matterloop.loop.protocols import Workshop
+from matterloop.loop.selection import Observation
 from matterloop.loop.training import TrainingRequest
 
 _FIRST_CHUNK, _LARGEST_CHUNK = 16, 128
@@ -65,6 +69,8 @@ class DiffusionSettings(BaseModel):
         Whether compositions that are neither charge-neutral nor alloys are drawn again.
     cost_weight, supply_weight
         How strongly dear and scarce elements are avoided.
+    fine_tuning
+        How the generator learns from a campaign; see `FineTuningSettings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +87,7 @@ class DiffusionSettings(BaseModel):
     plausible_only: bool = True
     cost_weight: float = Field(default=0.0, ge=0, le=100)
     supply_weight: float = Field(default=0.0, ge=0, le=100)
+    fine_tuning: FineTuningSettings = FineTuningSettings()
 
     @property
     def drawing(self) -> DrawingSettings:
@@ -97,8 +104,8 @@ class DiffusionGenerator:
 
     Hard conditions (chemical system, elements, formulas, numbers of atoms) are masks of the
     composition sampler and hold for every crystal. Soft ones (`target_names`) guide both networks.
-    Behind `Generator`, `StreamingGenerator`, `Guidable`, `TrajectoryGenerator` and
-    `StructurePredictor` of `matterloop.loop.protocols`.
+    Behind `Generator`, `StreamingGenerator`, `Guidable`, `TrajectoryGenerator`,
+    `StructurePredictor`, `FineTunable` and `Reloadable` of `matterloop.loop.protocols`.
     """
 
     Settings = DiffusionSettings
@@ -118,7 +125,7 @@ class DiffusionGenerator:
 
     def describe(self) -> ModelRef:
         """Name the model; the hash covers both networks and all settings but the device."""
-        config = self.settings.model_dump(mode="json", exclude={"weights", "device"})
+        config = self.settings.model_dump(mode="json", exclude={"weights", "device", "fine_tuning"})
         return ModelRef(
             kind="generator",
             name="diffusion",
@@ -228,6 +235,28 @@ class DiffusionGenerator:
             watch=watch,
         )
         return frames
+
+    def fine_tune(self, dataset: Sequence[Observation], *, seed: int, folder: Path) -> ModelRef:
+        """Train a challenger on what was measured; see `fine_tuning.fine_tune`."""
+        weights = fine_tune(
+            self.weights,
+            dataset,
+            self.settings.fine_tuning,
+            self.settings.drawing.model_copy(update={"proposals": 1}),
+            seed=seed,
+            folder=folder,
+        )
+        return replace(self.with_weights(folder).describe(), metrics=tuned_metrics(weights))
+
+    def with_weights(self, folder: Path) -> DiffusionGenerator:
+        """Return a generator of the same settings with the weights in `folder`.
+
+        Raises
+        ------
+        WeightsError
+            If they are missing or were changed.
+        """
+        return DiffusionGenerator(self.settings.model_copy(update={"weights": folder}))
 
     def training_formulas(self) -> bytes | None:
         """Return the index of formulas that the weights were trained on, None if it is lost."""
