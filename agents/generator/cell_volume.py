@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
 from pymatgen.core import Structure
 
 from matterloop.loop.errors import MatterloopError
@@ -107,6 +106,9 @@ def _additive(structure: Structure) -> float | None:
 
 def _lattice_scaling(structure: Structure) -> float | None:
     # The template's own volume says nothing about the new compound: no limits on the scaling.
+    # Imported here because it takes a second, and the volumes above are wanted without it.
+    from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePredictor
+
     predictor = DLSVolumePredictor(min_scaling=None, max_scaling=None)
     try:
         with warnings.catch_warnings():
