@@ -1,7 +1,6 @@
 """``matterloop generate``: what users ask for, and what each mistake is told."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +167,7 @@ def test_search_spaces():
         search_space(None, (), "Ba,Ti,O", require="Ba,Ti", max_atoms=1)
 
 
-def test_what_generation_imports():
+def test_what_generation_imports(tmp_path):
     """Start-up counts: what campaigns need besides is not loaded."""
     code = (
         "import sys; sys.argv = 'matterloop generate --chemsys Na-Cl -n 1 --generator substitution"
@@ -183,7 +182,7 @@ def test_what_generation_imports():
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=os.environ.get("TMPDIR", "/tmp"),
+        cwd=tmp_path,
         check=True,
     )
     assert done.stderr.strip() == ""
