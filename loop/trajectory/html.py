@@ -184,7 +184,7 @@ def _mesh(symbol: str, count: int, fineness: int) -> dict[str, Any]:
 def _layout(film: Sequence[Scene], names: Sequence[str]) -> dict[str, Any]:
     reach = max(scene.reach for scene in film)
     axis = {"visible": False, "range": [-reach, reach], "autorange": False}
-    x, y, z = (float(part) for part in 1.35 * Camera(AZIMUTH_DEG, ELEVATION_DEG, 1.0).axes[2])
+    x, y, z = (float(part) for part in 1.15 * Camera(AZIMUTH_DEG, ELEVATION_DEG, 1.0).axes[2])
     jump = {**_PLAY, "frame": {"duration": 0, "redraw": True}}
     return {
         "autosize": True,
