@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +53,9 @@ class DiffusionSettings(BaseModel):
         Folder of weights; None for those that come with the package.
     device
         ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+    threads
+        Of torch, while crystals are drawn. One is right beside other processes: several threads
+        wait for each other at every operation and get many times slower when a core is busy.
     steps
         Euler steps of the geometry.
     annealing
@@ -77,6 +81,7 @@ class DiffusionSettings(BaseModel):
 
     weights: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "cpu"
+    threads: int = Field(default=1, ge=1, le=256)
     steps: int = Field(default=25, ge=1, le=1000)
     annealing: float = Field(default=5.0, ge=0, le=50)
     churn: float = Field(default=0.0, ge=0, le=1)
@@ -124,14 +129,14 @@ class DiffusionGenerator:
         return tuple(name for name in LABELS if name in known)
 
     def describe(self) -> ModelRef:
-        """Name the model; the hash covers both networks and all settings but the device."""
+        """Name the model; the hash covers both networks and all settings but where it runs."""
         config = self.settings.model_dump(mode="json", exclude={"weights", "device", "fine_tuning"})
         return ModelRef(
             kind="generator",
             name="diffusion",
             version=str(self.weights.card.get("version", "unnamed")),
             sha256=content_hash([self.weights.sha256, config]),
-            config={**config, "weights_sha256": self.weights.sha256, "torch": torch.__version__},
+            config={**config, "weights_sha256": self.weights.sha256},
         )
 
     def sample(
@@ -167,17 +172,18 @@ class DiffusionGenerator:
         for first, last in chunks(n):
             if last <= start:
                 continue
-            compositions, drawn = self._compositions(
-                first, last - first, constraint, labels, guidance_scale, seed
-            )
-            crystals = draw_crystals(
-                self.weights.geometry,
-                compositions,
-                self.settings.drawing,
-                labels=labels,
-                guidance_scale=guidance_scale,
-                seeds=[derive_seed(seed, "crystal", place) for place in range(first, last)],
-            )
+            with _threads(self.settings.threads):
+                compositions, drawn = self._compositions(
+                    first, last - first, constraint, labels, guidance_scale, seed
+                )
+                crystals = draw_crystals(
+                    self.weights.geometry,
+                    compositions,
+                    self.settings.drawing,
+                    labels=labels,
+                    guidance_scale=guidance_scale,
+                    seeds=[derive_seed(seed, "crystal", place) for place in range(first, last)],
+                )
             for place in range(max(start, first), min(n, last)):
                 crystal = crystals[place - first]
                 origin = _origin(crystal, labels, guidance_scale, place, drawn)
@@ -205,7 +211,8 @@ class DiffusionGenerator:
             for index in range(len(compositions))
             for sample in range(samples)
         ]
-        drawn = draw_crystals(self.weights.geometry, rows, self.settings.drawing, seeds=seeds)
+        with _threads(self.settings.threads):
+            drawn = draw_crystals(self.weights.geometry, rows, self.settings.drawing, seeds=seeds)
         return [
             [crystal.structure for crystal in drawn[index * samples : (index + 1) * samples]]
             for index in range(len(compositions))
@@ -225,15 +232,16 @@ class DiffusionGenerator:
         def watch(time: float, fractional: torch.Tensor, cell: torch.Tensor) -> None:
             frames.append((time, to_structures(numbers, fractional, cell)[0]))
 
-        sample_geometry(
-            self.weights.geometry,
-            numbers,
-            self.settings.drawing.sampler,
-            labels=LabelTensors.encode([labels]),
-            guidance_scale=guidance_scale,
-            seeds=[noise_seed],
-            watch=watch,
-        )
+        with _threads(self.settings.threads):
+            sample_geometry(
+                self.weights.geometry,
+                numbers,
+                self.settings.drawing.sampler,
+                labels=LabelTensors.encode([labels]),
+                guidance_scale=guidance_scale,
+                seeds=[noise_seed],
+                watch=watch,
+            )
         return frames
 
     def fine_tune(self, dataset: Sequence[Observation], *, seed: int, folder: Path) -> ModelRef:
@@ -346,6 +354,16 @@ def _origin(
         "asked_for": dict(labels) if guidance_scale else {},
         "predicted": drawn.predicted,
     }
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(name: str) -> torch.device:
