@@ -63,17 +63,18 @@ def observations(session: Session, campaign_id: str, arm: str) -> list[Observati
             select(SampleRow).where(SampleRow.candidate_id.in_(chosen)).order_by(SampleRow.id)
         )
     }
-    infeasible = dict(
-        session.execute(
-            select(JobRow.candidate_id, JobRow.recipe_id)
+    infeasible = {
+        job.candidate_id: job.recipe_id
+        for job in session.scalars(
+            select(JobRow)
             .where(
                 JobRow.candidate_id.in_(chosen),
                 JobRow.purpose == "synthesize",
                 JobRow.failure_kind == "infeasible",
             )
             .order_by(JobRow.id)
-        ).tuples()
-    )
+        )
+    }
     done = set(samples) | set(infeasible)
     recipes = {
         row.id: row
