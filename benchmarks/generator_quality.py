@@ -23,7 +23,7 @@ from rich.console import Console
 
 from matterloop.loop.candidate import Conditions
 from matterloop.loop.chemistry.matching import MatchTolerances
-from matterloop.loop.chemistry.composition.py loop.cli.wishes import search_space
+from matterloop.loop.cli.wishes import search_space
 from matterloop.loop.evaluation.evaluation import Evaluation, Yardsticks, evaluate
 from matterloop.loop.evaluation.held_out import read_held_out
 from matterloop.loop.evaluation.novelty import ReferenceStructures
