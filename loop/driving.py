@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from matterloop.loop.budget import spending
+from matterloop.loop.campaign_lock import driven
 from matterloop.loop.errors import BudgetExhaustedError, MatterloopError, WaitingForPersonError
 from matterloop.loop.ledger.models import Campaign
 from matterloop.loop.open_campaign import STAGE_ORDER, OpenCampaign, StageReport
@@ -46,6 +47,13 @@ def drive(
     """
     if _is_finished(campaign):
         return
+    with driven(campaign.folder, lambda: campaign.progress("waiting for a fine-tuning", 0, 1)):
+        _drive(campaign, run_stage, after_cycle)
+
+
+def _drive(
+    campaign: OpenCampaign, run_stage: RunStage, after_cycle: Callable[[int], None] | None
+) -> None:
     campaign.set_state("running")
     try:
         for number in range(1, campaign.spec.budget.cycles + 1):

@@ -6,12 +6,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from matterloop.loop.candidate import Candidate, Conditions
+from matterloop.loop.champion import working_generator
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash
 from matterloop.loop.ledger.models import CandidateRow
 from matterloop.loop.ledger.structures import put_structure, structure_content
 from matterloop.loop.open_campaign import OpenCampaign, StageReport, enter_model
 from matterloop.loop.plugins import calling
+from matterloop.loop.protocols import Generator
 from matterloop.loop.spec import CampaignSpec, Goal
 
 ROUNDS = 5
@@ -36,9 +38,10 @@ def generate(campaign: OpenCampaign, cycle: int) -> StageReport:
             )
         )
     if not present:
+        generator = working_generator(campaign)
         with calling("generators", campaign.spec.generator.name):
-            model = campaign.crew.generator.describe()
-        fresh, repeats = _propose(campaign, cycle, earlier)
+            model = generator.describe()
+        fresh, repeats = _propose(campaign, generator, cycle, earlier)
         if not fresh and not earlier:
             raise UsageError(
                 f"The generator {campaign.spec.generator.name!r} finds no crystal in the search"
@@ -87,7 +90,9 @@ def conditions_of(spec: CampaignSpec) -> Conditions:
     )
 
 
-def _propose(campaign: OpenCampaign, cycle: int, earlier: set[str]) -> tuple[list[Candidate], int]:
+def _propose(
+    campaign: OpenCampaign, generator: Generator, cycle: int, earlier: set[str]
+) -> tuple[list[Candidate], int]:
     """Ask until the cycle is full or the generator only repeats itself."""
     wanted = campaign.spec.generator.candidates_per_cycle
     seen, repeats = set(earlier), 0
@@ -95,7 +100,7 @@ def _propose(campaign: OpenCampaign, cycle: int, earlier: set[str]) -> tuple[lis
     for round_ in range(ROUNDS):
         with calling("generators", campaign.spec.generator.name):
             proposals = list(
-                campaign.crew.generator.sample(
+                generator.sample(
                     # Repetitions are likelier the more was proposed before: ask for more.
                     wanted - len(fresh) + (len(seen) if round_ else 0),
                     conditions_of(campaign.spec),

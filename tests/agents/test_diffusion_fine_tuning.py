@@ -188,9 +188,10 @@ tiny_generator(Path(sys.argv[1])).fine_tune(CAMPAIGN, seed=3, folder=Path(sys.ar
 
 def test_a_killed_fine_tuning_goes_on_and_ends_the_same(generator, tuned, tmp_path):
     folder = tmp_path / "torn"
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     process = subprocess.run(
         [sys.executable, "-c", KILLED, str(generator.settings.weights), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=False,
     )

@@ -32,9 +32,7 @@ LABELS = ("formation_energy", "energy_above_hull", "density")
 def rock_salt(cation: str, anion: str, strain: float = 1.0) -> Structure:
     """Return the primitive cell, ions touching."""
     edge = 2 * (RADII[cation] + RADII[anion]) * strain
-    return Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(edge), [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]]
-    ).get_primitive_structure()
+    return Structure(_face_centred(edge), [cation, anion], [[0, 0, 0], [0.5] * 3])
 
 
 def caesium_chloride(cation: str, anion: str) -> Structure:
@@ -46,9 +44,13 @@ def caesium_chloride(cation: str, anion: str) -> Structure:
 def antifluorite(cation: str, anion: str) -> Structure:
     """Return the primitive cell of M2X."""
     edge = 4 * (RADII[cation] + RADII[anion]) / 3**0.5
-    return Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(edge), [anion, cation], [[0, 0, 0], [0.25, 0.25, 0.25]]
-    ).get_primitive_structure()
+    sites = [[0, 0, 0], [0.25] * 3, [0.75] * 3]
+    return Structure(_face_centred(edge), [anion, cation, cation], sites)
+
+
+def _face_centred(edge: float) -> Lattice:
+    half = edge / 2
+    return Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
 
 
 @lru_cache(maxsize=1)
