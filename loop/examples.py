@@ -1,4 +1,4 @@
-"""The campaign files that come with Matterloop."""
+"""The files that come with Matterloop: campaigns to start from, recipes of trainings."""
 
 from __future__ import annotations
 
@@ -8,5 +8,13 @@ from pathlib import Path
 
 def example_files() -> dict[str, Path]:
     """Return the example campaigns by name."""
-    folder = Path(str(files("matterloop.examples")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in _yaml_files() if not path.stem.startswith("train-")}
+
+
+def recipe_files() -> dict[str, Path]:
+    """Return the example settings of trainings by name."""
+    return {path.stem: path for path in _yaml_files() if path.stem.startswith("train-")}
+
+
+def _yaml_files() -> list[Path]:
+    return sorted(Path(str(files("matterloop.examples"))).glob("*.yaml"))

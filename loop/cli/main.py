@@ -12,6 +12,7 @@ import typer
 
 from matterloop.loop.cli.evaluating import evaluate
 from matterloop.loop.cli.generating import generate
+from matterloop.loop.cli.training import train
 from matterloop.loop.errors import MatterloopError, UsageError
 from matterloop.loop.workplace import DEFAULT_FOLDER, default_ledger
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The ledger's database.", no_args_is_help=True)
 app.add_typer(db, name="db")
+app.add_typer(train, name="train")
 app.command()(generate)
 app.command()(evaluate)
 
@@ -79,10 +81,10 @@ def init(
         str, typer.Option(help="Example to start from; `list` names them.")
     ] = "li-p-s-cl",
 ) -> None:
-    """Write a campaign file to start from."""
-    from matterloop.loop.examples import example_files
+    """Write a campaign file, or the recipe of a training, to start from."""
+    from matterloop.loop.examples import example_files, recipe_files
 
-    known = example_files()
+    known = example_files() | recipe_files()
     if example == "list":
         print("\n".join(known))
         return
@@ -96,7 +98,8 @@ def init(
         path.write_text(known[example].read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"Cannot write {str(path)!r}: {error.strerror}.") from None
-    print(f"Wrote {path}. Change it, then: matterloop run {path}")
+    begin = f"run {path}" if example in example_files() else f"train generator --config {path}"
+    print(f"Wrote {path}. Change it, then: matterloop {begin}")
 
 
 @app.command()
@@ -215,6 +218,13 @@ def up(
     folder: Folder = Path(DEFAULT_FOLDER),
     ledger: Ledger = None,
     workers: Workers = CORES,
+    fine_tune_cron: Annotated[
+        str,
+        typer.Option(
+            help="When generators learn from new measurements outside of their campaigns' cycles:"
+            " a cron expression, UTC; empty for never."
+        ),
+    ] = "0 3 * * *",
 ) -> None:
     """Start a Prefect server and serve the flows, to start campaigns from its pages."""
     from matterloop.loop.plugins import load
@@ -233,6 +243,7 @@ def up(
         host=host,
         port=port,
         announce=announce,
+        fine_tune_cron=fine_tune_cron,
     )
 
 

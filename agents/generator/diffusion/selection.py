@@ -69,7 +69,7 @@ class Score:
 
     def as_json(self) -> dict[str, Any]:
         """Return name to figure."""
-        return {name: round(float(value), 5) for name, value in vars(self).items()}
+        return {name: round(value, 5) for name, value in vars(self).items()}
 
 
 def candidate_steps(training: TrainingSettings, selection: SelectionSettings) -> list[int]:

@@ -88,6 +88,7 @@ def write(
     for name, network in ((GEOMETRY_FILE, geometry), (COMPOSITION_FILE, composition)):
         partial = folder / f"{name}.partial"
         save_file(_tensors(network), partial)
+        partial.chmod(0o644)  # safetensors leaves files to their owner alone
         hashes[name] = _sha256(partial)
         partial.replace(folder / name)
     full = {
