@@ -34,7 +34,7 @@ def run_stage(campaign: Any, stage: str, cycle: int) -> Any:
     try:
         report = STAGES[stage](campaign, cycle)
     except MatterloopError as error:
-        return _ended(error)
+        return ended(error)
     get_run_logger().info("cycle %d · %s: %s", cycle, stage, report.summary)
     watching.present().stage(cycle, report)
     return Completed(message=report.summary, data=report)
@@ -79,7 +79,7 @@ def discovery_campaign(
     try:
         settings = FlowSettings.from_environment()
         if settings.server_pid:
-            _serve_under(settings.server_pid)
+            serve_under(settings.server_pid)
         with open_ledger(settings.ledger) as engine:
             spec = form.spec_of(engine, name, campaign_file, changes)
             page = report_path(settings.folder, spec.name)
@@ -106,12 +106,12 @@ def discovery_campaign(
     except MatterloopError as error:
         if not isinstance(error, WaitingForPersonError):
             logger.error("%s", error)
-        return _ended(error)
+        return ended(error)
     logger.info("The report is at %s", page)
     return Completed(message=f"Report: {page}", data=str(page))
 
 
-def _serve_under(server: int) -> None:
+def serve_under(server: int) -> None:
     """Make this process, which the server started for one flow run, a well-behaved child."""
     lifeline.leave_terminal()
     lifeline.end_with(server)
@@ -122,7 +122,7 @@ def _serve_under(server: int) -> None:
     )
 
 
-def _ended(error: MatterloopError) -> Any:
+def ended(error: MatterloopError) -> Any:
     """Return the state of a run that ended by an error raised on purpose."""
     if isinstance(error, WaitingForPersonError):
         return Completed(name="Waiting", message=str(error), data=error)

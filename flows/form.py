@@ -57,6 +57,12 @@ BATCH_SIZE = _asked("Batch size", f"Candidates chosen per cycle; 1 to {MOST}.")
 CANDIDATES_PER_CYCLE = _asked(
     "Candidates per cycle", f"Crystals that the generator proposes; 1 to {MOST}."
 )
+LEARNER = _asked(
+    "Campaign",
+    "Name of the campaign whose generator learns. Left empty: every campaign that wants it and has"
+    " new measurements.",
+)
+FORCE = _asked("Force", "Learn also without new measurements.", False)
 SEED = _asked("Seed", "Whole number from 0. The same seed gives the same campaign.")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from matterloop.flows.local_server import LocalServer, quiet_environment
 from matterloop.flows.settings import FlowSettings
+from matterloop.loop.errors import UsageError
 from matterloop.loop.workplace import open_ledger, writable_folder
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ LOST = (
     " and it goes on where it stands."
 )
 
+FINE_TUNE_CRON = "0 3 * * *"
+"""Every night at three, UTC."""
+
 
 def serve(
     *,
@@ -32,16 +36,25 @@ def serve(
     host: str,
     port: int,
     announce: Callable[[str], None],
+    fine_tune_cron: str = FINE_TUNE_CRON,
 ) -> None:
-    """Serve the flow until SIGINT or SIGTERM; `announce` gets the address of the pages.
+    """Serve the flows until SIGINT or SIGTERM; `announce` gets the address of the pages.
 
     The server named by ``PREFECT_API_URL`` is used if there is one.
+
+    Parameters
+    ----------
+    fine_tune_cron
+        When generators learn outside of their campaigns' cycles, as a cron expression in UTC;
+        empty: only when a person starts it.
 
     Raises
     ------
     MatterloopError
-        If the ledger, the folder or the port cannot be used.
+        If the ledger, the folder or the port cannot be used; if the cron expression is wrong.
     """
+    if fine_tune_cron and len(fine_tune_cron.split()) != 5:
+        raise _wrong_cron(fine_tune_cron)
     writable_folder(folder)
     with open_ledger(ledger):
         pass  # migrated, or refused with a clear message before anything starts
@@ -60,10 +73,16 @@ def serve(
             reports_url = f"{server.url}/reports"
         FlowSettings(ledger, folder, workers, os.getpid(), reports_url).export()
         with suppress(KeyboardInterrupt, asyncio.CancelledError):
-            asyncio.run(_serve(lambda: announce(api_url.removesuffix("/api")), private=private))
+            asyncio.run(
+                _serve(
+                    lambda: announce(api_url.removesuffix("/api")),
+                    private=private,
+                    fine_tune_cron=fine_tune_cron,
+                )
+            )
 
 
-async def _serve(announce: Callable[[], None], *, private: bool) -> None:
+async def _serve(announce: Callable[[], None], *, private: bool, fine_tune_cron: str) -> None:
     from prefect.runner import Runner
 
     loop = asyncio.get_running_loop()
@@ -75,18 +94,21 @@ async def _serve(announce: Callable[[], None], *, private: bool) -> None:
             loop.call_soon_threadsafe(stop)
 
     runner = ServingRunner(name="matterloop", pause_on_shutdown=False)
-    deployment_id = await runner.aadd_deployment(await _deployment())
+    served = [
+        await runner.aadd_deployment(deployment)
+        for deployment in (await _campaigns(), await fine_tuning_deployment(fine_tune_cron))
+    ]
     if private:
-        await _give_up_lost_runs(deployment_id)
+        await _give_up_lost_runs(served)
     announce()
     try:
         await runner.start()
     finally:
         if private:
-            await _give_up_lost_runs(deployment_id)
+            await _give_up_lost_runs(served)
 
 
-async def _deployment() -> RunnerDeployment:
+async def _campaigns() -> RunnerDeployment:
     from prefect.types.entrypoint import EntrypointType
 
     from matterloop.flows.campaign import discovery_campaign
@@ -104,7 +126,42 @@ async def _deployment() -> RunnerDeployment:
     return deployment
 
 
-async def _give_up_lost_runs(deployment_id: UUID) -> None:
+async def fine_tuning_deployment(cron: str) -> RunnerDeployment:
+    """Return the deployment ``fine-tune-generator``; without a schedule if `cron` is empty.
+
+    Raises
+    ------
+    UsageError
+        If `cron` is no cron expression.
+    """
+    from prefect.types.entrypoint import EntrypointType
+
+    from matterloop.flows.fine_tuning import fine_tune_generator
+
+    try:
+        deployment = await fine_tune_generator.ato_deployment(
+            name="fine-tune-generator",
+            description="Let generators learn from what their campaigns measured.",
+            cron=cron or None,
+            tags=["matterloop"],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+    except ValueError:  # what Prefect raises for a field that is none
+        raise _wrong_cron(cron) from None
+    # See `_campaigns`.
+    deployment._parameter_openapi_schema.properties["campaign"].pop("default", None)
+    return deployment
+
+
+def _wrong_cron(expression: str) -> UsageError:
+    return UsageError(
+        f"{expression!r} is no cron expression.",
+        "five fields: minute, hour, day, month, weekday, such as '0 3 * * *'",
+        "correct --fine-tune-cron, or leave it empty for no schedule",
+    )
+
+
+async def _give_up_lost_runs(deployment_ids: list[UUID]) -> None:
     """Mark runs as crashed that seem to run although the process is gone that ran them.
 
     Only right on a server of our own, where this process is the only one that runs flows.
@@ -124,7 +181,7 @@ async def _give_up_lost_runs(deployment_id: UUID) -> None:
     async with get_client() as client:
         runs = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=busy)),
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=deployment_ids)),
         )
         for run in runs:
             await client.set_flow_run_state(run.id, Crashed(message=LOST), force=True)
