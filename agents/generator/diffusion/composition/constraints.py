@@ -87,7 +87,9 @@ class CompositionConstraint:
                 f"Exactly {atoms} atoms were asked for.",
                 f"{space.min_atoms} to {space.max_atoms}, as the search space says",
             )
-        allowed = frozenset(map(_number, space.allowed_elements))
+        known = [symbol for symbol in space.allowed_elements if symbol in _table()]
+        # Allowed elements that nobody has crystals of are no mistake; demanded ones are.
+        allowed = frozenset(map(_number, known or space.allowed_elements))
         constraint = cls(
             elements=allowed,
             required=allowed if exact_system else frozenset(map(_number, space.required_elements)),
