@@ -21,6 +21,7 @@ from matterloop.loop.errors import MatterloopError
 
 MAX_ATOMIC_NUMBER = 100
 _DEFAULT_VOLUME_A3 = 20.0
+_SMALLEST_CELL_A3 = 1e-3
 _LOG_RANGE = 2.5
 """Cell vectors are held within exp(+-2.5) of the expected length: a bound for early noise only."""
 
@@ -108,6 +109,12 @@ def to_arrays(structure: Structure) -> CrystalArrays:
         raise RepresentationError(
             f"{structure.composition.reduced_formula or 'an empty cell'} cannot be represented.",
             f"one atom or more, atomic numbers up to {MAX_ATOMIC_NUMBER}",
+        )
+    if not (np.isfinite(structure.frac_coords).all() and structure.volume > _SMALLEST_CELL_A3):
+        raise RepresentationError(
+            f"The cell of {structure.composition.reduced_formula} has the volume"
+            f" {structure.volume:.3g} A^3, or a coordinate is not finite.",
+            "three lattice vectors that span a volume, and finite coordinates",
         )
     try:
         reduced = structure.get_reduced_structure("niggli")
