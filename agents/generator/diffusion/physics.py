@@ -90,16 +90,16 @@ def expected_crystal(
 
 def distance_penalty(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
     """Return (batch,) penalties of pairs that are too near, see `PenaltyWeights.distance`."""
-    shortfall = torch.relu(1 - _relative_distances(numbers, fractional, cell) / CLOSEST)
+    shortfall = torch.relu(1 - relative_distances(numbers, fractional, cell) / CLOSEST)
     return (shortfall**2).sum((1, 2)) / numbers.shape[1]
 
 
 def closest_approach(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
     """Return (batch,) smallest distances in units of the sum of the covalent radii."""
-    return _relative_distances(numbers, fractional, cell).amin((1, 2))
+    return relative_distances(numbers, fractional, cell).amin((1, 2))
 
 
-def _relative_distances(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
+def relative_distances(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
     """Return (batch, atoms, atoms) shortest distances over sums of covalent radii."""
     radii = torch.tensor(
         covalent_radii[: MAX_ATOMIC_NUMBER + 1], dtype=fractional.dtype, device=numbers.device

@@ -1,11 +1,12 @@
 r"""From noise to crystals: Euler steps along the learned velocity.
 
-Two departures from the plain ordinary differential equation, both optional:
+Departures from the plain ordinary differential equation, all optional:
 
 - *annealing* (FlowMM, Miller et al. 2024): late coordinate velocities are multiplied by
   :math:`1 + s\,t`, which pulls atoms onto their sites;
 - *churn*: noise is added to the coordinates on the way (Karras et al. 2022, arXiv:2206.00364), for
-  exploration.
+  exploration;
+- *collisions* are resolved on the way, see `collisions`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from matterloop.agents.generator.diffusion.collisions import CollisionSettings, keep_apart
 from matterloop.agents.generator.diffusion.conditioning import LabelTensors
 from matterloop.agents.generator.diffusion.guidance import guided
 from matterloop.agents.generator.diffusion.network import GeometryNetwork
@@ -37,6 +39,8 @@ class SamplerSettings(BaseModel):
     churn
         Standard deviation of the noise added to the fractional coordinates per unit time, falling
         to zero at the end; 0 is deterministic given the initial noise.
+    collisions
+        See `CollisionSettings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +48,7 @@ class SamplerSettings(BaseModel):
     steps: int = Field(default=25, ge=1, le=1000)
     annealing: float = Field(default=5.0, ge=0, le=50)
     churn: float = Field(default=0.0, ge=0, le=1)
+    collisions: CollisionSettings = CollisionSettings()
 
 
 @torch.no_grad()
@@ -94,9 +99,19 @@ def sample_geometry(
             watch(moment, fractional, network.to_cell(lattice, numbers))
         time = torch.full((batch,), moment, device=device)
         prediction = predict(fractional, lattice, time)
+        expected = fractional + (1 - moment) * prediction.velocity
         pull = min(step * (1 + settings.annealing * moment), 1 - moment)
         fractional = fractional + pull * prediction.velocity
         lattice = lattice + step * (prediction.lattice - lattice) / (1 - moment)
+        fractional = keep_apart(
+            fractional,
+            time=moment,
+            expected=expected,
+            cell=network.to_cell(prediction.lattice, numbers),
+            numbers=numbers,
+            settings=settings.collisions,
+            generators=generators,
+        )
         if settings.churn > 0 and index + 1 < settings.steps:
             kick = without_drift(
                 torch.stack([torch.randn((atoms, 3), generator=g) for g in generators])
