@@ -7,6 +7,7 @@ one network serves every subset of them. Hard constraints are no labels; see `co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -108,7 +109,7 @@ class LabelTensors:
         Raises
         ------
         UsageError
-            For a label that does not exist or a word that it does not know.
+            For a label that does not exist, a word that it does not know, an infinite value.
         """
         continuous = torch.full((len(labels), len(CONTINUOUS_LABELS)), torch.nan)
         categorical = torch.zeros((len(labels), len(CATEGORICAL_LABELS)), dtype=torch.long)
@@ -116,6 +117,8 @@ class LabelTensors:
         for row, given in enumerate(labels):
             for name, value in given.items():
                 if name in CONTINUOUS_LABELS:
+                    if math.isinf(float(value)):
+                        raise UsageError(f"The label {name} is {value}.", "a finite number")
                     continuous[row, numbers.index(name)] = float(value)
                 elif name in CATEGORICAL_LABELS:
                     categorical[row, words.index(name)] = 1 + _index(name, str(value))
