@@ -122,8 +122,6 @@ def fit(table: Table, label: str, seed: int) -> Regressor:
     return Regressor(label, model, {**error, "unit": LABEL_UNITS[label]})
 
 
-def _predict(
-    model: HistGradientBoostingRegressor, label: str, features: np.ndarray
-) -> np.ndarray:
+def _predict(model: HistGradientBoostingRegressor, label: str, features: np.ndarray) -> np.ndarray:
     values: np.ndarray = model.predict(features)
     return values if label == "formation_energy" else np.maximum(values, 0.0)
