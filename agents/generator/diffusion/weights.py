@@ -80,8 +80,8 @@ def write(
     Parameters
     ----------
     card
-        Free entries: ``version``, ``data``, ``licence``, ``seed``, ``metrics``, ``cost``, ``parent``,
-        ``labels`` (names that training knew). Settings and hashes are added.
+        Free entries: ``version``, ``data``, ``licence``, ``seed``, ``metrics``, ``cost``,
+        ``parent``, ``labels`` (names that training knew). Settings and hashes are added.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {}
