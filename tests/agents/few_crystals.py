@@ -18,10 +18,13 @@ TINY = NetworkSettings(width=16, depth=2, harmonics=2, radial=8)
 _ROCK_SALTS = {"Mg": 4.21, "Ca": 4.81, "Sr": 5.16, "Ba": 5.54, "Mn": 4.45, "Ni": 4.18, "Cd": 4.70}
 
 
+def face_centred(a: float) -> Lattice:
+    half = a / 2
+    return Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+
+
 def rock_salt(metal: str = "Mg", a: float = 4.21) -> Structure:
-    places = [[0, 0, 0], [0.5, 0.5, 0.5]]
-    conventional = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [metal, "O"], places)
-    return conventional.get_primitive_structure()
+    return Structure(face_centred(a), [metal, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
 def perovskite() -> Structure:
@@ -30,8 +33,7 @@ def perovskite() -> Structure:
 
 
 def silicon() -> Structure:
-    cell = Lattice.cubic(5.431)
-    return Structure.from_spacegroup("Fd-3m", cell, ["Si"], [[0, 0, 0]]).get_primitive_structure()
+    return Structure(face_centred(5.431), ["Si", "Si"], [[0, 0, 0], [0.25, 0.25, 0.25]])
 
 
 def rutile() -> Structure:
@@ -40,8 +42,7 @@ def rutile() -> Structure:
 
 
 def copper() -> Structure:
-    cell = Lattice.cubic(3.615)
-    return Structure.from_spacegroup("Fm-3m", cell, ["Cu"], [[0, 0, 0]]).get_primitive_structure()
+    return Structure(face_centred(3.615), ["Cu"], [[0, 0, 0]])
 
 
 def real_crystals() -> list[Structure]:

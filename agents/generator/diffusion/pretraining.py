@@ -335,14 +335,8 @@ class _Pretraining:
     def _progress(
         self, phase: str, settings: TrainingSettings, progress: Progress, *, kept: bool = False
     ) -> None:
-        self._tell(
-            phase,
-            progress.step,
-            settings.steps,
-            seen=progress.crystals,
-            figures=progress.losses,
-            kept=kept,
-        )
+        seen, losses = progress.crystals, progress.losses
+        self._tell(phase, progress.step, settings.steps, seen=seen, figures=losses, kept=kept)
 
     def _tell(
         self,
