@@ -13,7 +13,7 @@ from matterloop.loop.ledger.models import CandidateRow
 from matterloop.loop.ledger.structures import put_structure, structure_content
 from matterloop.loop.open_campaign import OpenCampaign, StageReport, enter_model
 from matterloop.loop.plugins import calling
-from matterloop.loop.protocols import Generator
+from matterloop.loop.protocols import Generator, Guidable
 from matterloop.loop.spec import CampaignSpec, Goal
 
 ROUNDS = 5
@@ -76,14 +76,20 @@ def generate(campaign: OpenCampaign, cycle: int) -> StageReport:
     return StageReport("generate", f"{present} candidates", {"candidates": present})
 
 
-def conditions_of(spec: CampaignSpec) -> Conditions:
-    """Say what the generator should aim at: the search space, target values, synthesis range."""
+def conditions_of(spec: CampaignSpec, generator: Generator) -> Conditions:
+    """Say what the generator should aim at: the search space, target values, synthesis range.
+
+    Targets that this generator cannot be asked for are left to the selector.
+    """
+    askable = generator.target_names if isinstance(generator, Guidable) else ()
     return Conditions(
         search_space=spec.search_space,
         targets={
             objective.property: objective.target
             for objective in spec.objectives
-            if objective.goal is Goal.TARGET and objective.target is not None
+            if objective.goal is Goal.TARGET
+            and objective.target is not None
+            and objective.property in askable
         },
         temperature_K=sum(spec.conditions.temperature_K) / 2,
         pressure_GPa=sum(spec.conditions.pressure_GPa) / 2,
@@ -103,7 +109,7 @@ def _propose(
                 generator.sample(
                     # Repetitions are likelier the more was proposed before: ask for more.
                     wanted - len(fresh) + (len(seen) if round_ else 0),
-                    conditions_of(campaign.spec),
+                    conditions_of(campaign.spec, generator),
                     guidance_scale=campaign.spec.generator.guidance_scale,
                     seed=campaign.seed("generate", cycle, round_),
                 )
