@@ -318,7 +318,11 @@ def _share(flags: Any) -> float:
 def _spread(values: Sequence[float], target: float) -> dict[str, Any]:
     if not values:
         return {"n": 0}
-    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    quartiles = (
+        statistics.quantiles(values, n=4, method="inclusive")
+        if len(values) > 1
+        else [values[0]] * 3
+    )
     return {
         "n": len(values),
         "mean": statistics.fmean(values),

@@ -93,7 +93,7 @@ def plot_guidance(result: Mapping[str, Any], path: Path) -> None:
         ]
         if means:
             cost.plot(result["scales"], means, "o-", label=what.replace("_", " "))
-    cost.set_title("cost, mean of the series without a formula", fontsize="medium")
+    cost.set_title("cost, mean of free formulas", fontsize="medium")
     cost.set_ylim(0, 1.02)
     cost.set_xlabel("guidance scale")
     cost.legend(frameon=False, fontsize="small")

@@ -74,7 +74,7 @@ def _print_after(after: Mapping[str, Any]) -> None:
 
 
 def plot_physics(result: Mapping[str, Any], path: Path) -> None:
-    """Draw what each arm and each step after it gives, as bars."""
+    """Draw what each arm and each step after it gives, the start as a dotted line."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -93,15 +93,14 @@ def plot_physics(result: Mapping[str, Any], path: Path) -> None:
     }
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 6.5), layout="constrained")
     for pane, (title, of) in zip(axes.flat, panes.items(), strict=True):
-        values = [of(found) or 0.0 for found in named.values()]
-        colours = ["tab:blue" if name in result["arms"] else "tab:orange" for name in named]
-        pane.bar(range(len(named)), values, color=colours)
-        pane.axhline(values[0], color="black", linewidth=0.8, linestyle=":")
+        for place, (name, found) in enumerate(named.items()):
+            if (value := of(found)) is not None:
+                colour = "tab:blue" if name in result["arms"] else "tab:orange"
+                pane.plot(place, value, "o", color=colour)
+                if place == 0:
+                    pane.axhline(value, color="black", linewidth=0.8, linestyle=":")
         pane.set_xticks(range(len(named)), list(named), rotation=60, ha="right")
         pane.set_title(title, fontsize="medium")
-        low, high = min(values), max(values)
-        if high > 0:  # differences are small: begin just below the smallest
-            pane.set_ylim(max(0.0, low - 0.5 * (high - low) - 0.02 * high), high * 1.02)
     figure.savefig(path, dpi=150)
 
 
