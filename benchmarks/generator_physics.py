@@ -37,9 +37,9 @@ from physics_report import plot_physics, print_physics
 from matterloop.agents.generator.diffusion.composition import ANYTHING, draw_compositions
 from matterloop.agents.generator.diffusion.dataset import PackedCrystals
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings
-from matterloop.agents.generator.diffusion.packing import PackedData, pack_structures
 from matterloop.agents.generator.diffusion.physics import CLOSEST, PenaltyWeights
-from matterloop.agents.generator.diffusion.pretraining_settings import DataSettings
+from matterloop.agents.generator.diffusion.pretraining.packing import PackedData, pack_structures
+from matterloop.agents.generator.diffusion.pretraining.settings import DataSettings
 from matterloop.agents.generator.diffusion.sampler import SamplerSettings
 from matterloop.agents.generator.diffusion.training import (
     Progress,

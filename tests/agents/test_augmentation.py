@@ -11,20 +11,24 @@ from pydantic import ValidationError
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from matterloop.agents.generator.diffusion.augmentation import (
+from matterloop.agents.generator.diffusion.augmentation.augment import (
     CHANGES,
     AugmentationSettings,
     alter,
     augment,
     strain,
 )
-from matterloop.agents.generator.diffusion.defects import DefectSettings, add_defect, voids
-from matterloop.agents.generator.diffusion.element_swaps import (
+from matterloop.agents.generator.diffusion.augmentation.defects import (
+    DefectSettings,
+    add_defect,
+    voids,
+)
+from matterloop.agents.generator.diffusion.augmentation.element_swaps import (
     ElementSwapSettings,
     is_known,
     swap_elements,
 )
-from matterloop.agents.generator.diffusion.supercells import (
+from matterloop.agents.generator.diffusion.augmentation.supercells import (
     diagonals,
     random_hermite_normal_form,
     random_supercell,

@@ -18,10 +18,14 @@ from tiny_diffusion import LABELS, rock_salt, tiny_generator
 
 from matterloop.agents.generator.diffusion.composition import log_likelihood
 from matterloop.agents.generator.diffusion.conditioning import LabelTensors
-from matterloop.agents.generator.diffusion.experience import effective_number, hold_out, lessons
-from matterloop.agents.generator.diffusion.fine_tuning_settings import FineTuningSettings
+from matterloop.agents.generator.diffusion.fine_tuning.experience import (
+    effective_number,
+    hold_out,
+    lessons,
+)
+from matterloop.agents.generator.diffusion.fine_tuning.new_labels import geometry_start
+from matterloop.agents.generator.diffusion.fine_tuning.settings import FineTuningSettings
 from matterloop.agents.generator.diffusion.generator import DiffusionGenerator
-from matterloop.agents.generator.diffusion.new_labels import geometry_start
 from matterloop.agents.generator.diffusion.weights import WeightsError, read
 from matterloop.loop.candidate import Conditions
 from matterloop.loop.errors import FineTuningRefusedError, UsageError

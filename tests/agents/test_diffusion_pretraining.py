@@ -13,24 +13,28 @@ import torch
 import yaml
 from few_crystals import composition_network, geometry_network, labelled, packed, perovskite
 
-from matterloop.agents.generator.diffusion.augmentation import (
+from matterloop.agents.generator.diffusion.augmentation.augment import (
     AugmentationSettings,
     SupercellSettings,
 )
 from matterloop.agents.generator.diffusion.generator import DiffusionGenerator, DiffusionSettings
-from matterloop.agents.generator.diffusion.packing import PackedData, decoded, pack_structures
-from matterloop.agents.generator.diffusion.pretraining import pretrain
-from matterloop.agents.generator.diffusion.pretraining_settings import (
-    DataSettings,
-    PretrainingSettings,
-    SelectionSettings,
+from matterloop.agents.generator.diffusion.pretraining.packing import (
+    PackedData,
+    decoded,
+    pack_structures,
 )
-from matterloop.agents.generator.diffusion.selection import (
+from matterloop.agents.generator.diffusion.pretraining.pretrain import pretrain
+from matterloop.agents.generator.diffusion.pretraining.selection import (
     NetworkJudge,
     PackedReference,
     candidate_steps,
     score,
     validation_loss,
+)
+from matterloop.agents.generator.diffusion.pretraining.settings import (
+    DataSettings,
+    PretrainingSettings,
+    SelectionSettings,
 )
 from matterloop.agents.generator.diffusion.training_settings import TrainingSettings
 from matterloop.agents.generator.diffusion.weights import read

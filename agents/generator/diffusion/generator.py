@@ -19,9 +19,9 @@ from matterloop.agents.generator.diffusion.composition.sampler import (
 )
 from matterloop.agents.generator.diffusion.conditioning import LABELS, Labels, LabelTensors
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings, Drawn, draw_crystals
-from matterloop.agents.generator.diffusion.fine_tuning import fine_tune, tuned_metrics
-from matterloop.agents.generator.diffusion.fine_tuning_settings import FineTuningSettings
-from matterloop.agents.generator.diffusion.pretraining_settings import PretrainingSettings
+from matterloop.agents.generator.diffusion.fine_tuning.settings import FineTuningSettings
+from matterloop.agents.generator.diffusion.fine_tuning.tuning import fine_tune, tuned_metrics
+from matterloop.agents.generator.diffusion.pretraining.settings import PretrainingSettings
 from matterloop.agents.generator.diffusion.representation import (
     MAX_ATOMIC_NUMBER,
     to_structures,
@@ -274,7 +274,7 @@ class DiffusionGenerator:
     @classmethod
     def train(cls, request: TrainingRequest, settings: BaseModel) -> ModelRef:
         """Train both networks from nothing; see `pretraining.pretrain`."""
-        from matterloop.agents.generator.diffusion.pretraining import pretrain
+        from matterloop.agents.generator.diffusion.pretraining.pretrain import pretrain
 
         pretrain(request, PretrainingSettings.model_validate(settings))
         return cls(DiffusionSettings(weights=request.folder)).describe()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from matterloop.agents.generator.diffusion.augmentation import AugmentationSettings
+from matterloop.agents.generator.diffusion.augmentation.augment import AugmentationSettings
 from matterloop.agents.generator.diffusion.composition.network import CompositionSettings
 from matterloop.agents.generator.diffusion.composition.training import CompositionTraining
 from matterloop.agents.generator.diffusion.network import NetworkSettings

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matterloop.agents.generator.diffusion.packing import PackedData
-from matterloop.agents.generator.diffusion.pretraining_settings import PretrainingSettings
-from matterloop.agents.generator.diffusion.training_record import (
+from matterloop.agents.generator.diffusion.pretraining.packing import PackedData
+from matterloop.agents.generator.diffusion.pretraining.record import (
     TrainingRecord,
     finite,
     machine,
     software,
 )
+from matterloop.agents.generator.diffusion.pretraining.settings import PretrainingSettings
 from matterloop.loop.training import TrainingRequest
 
 

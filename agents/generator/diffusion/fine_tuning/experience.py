@@ -23,7 +23,7 @@ from matterloop.agents.generator.diffusion.conditioning import (
     SYNTHESIS_METHODS,
     Labels,
 )
-from matterloop.agents.generator.diffusion.fine_tuning_settings import FineTuningSettings
+from matterloop.agents.generator.diffusion.fine_tuning.settings import FineTuningSettings
 from matterloop.agents.generator.diffusion.representation import (
     CrystalArrays,
     RepresentationError,

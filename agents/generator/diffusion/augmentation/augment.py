@@ -25,9 +25,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Lattice, Structure
 
-from matterloop.agents.generator.diffusion.defects import DefectSettings, add_defect
-from matterloop.agents.generator.diffusion.element_swaps import ElementSwapSettings, swap_elements
-from matterloop.agents.generator.diffusion.supercells import random_supercell
+from matterloop.agents.generator.diffusion.augmentation.defects import DefectSettings, add_defect
+from matterloop.agents.generator.diffusion.augmentation.element_swaps import (
+    ElementSwapSettings,
+    swap_elements,
+)
+from matterloop.agents.generator.diffusion.augmentation.supercells import random_supercell
 from matterloop.loop.dataset import LABEL_UNITS, LabelledStructure, SplitFractions, part_of
 from matterloop.loop.identifiers import derive_seed
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from matterloop.agents.generator.diffusion.augmentation import augment
+from matterloop.agents.generator.diffusion.augmentation.augment import augment
 from matterloop.agents.generator.diffusion.composition.training import CompositionExample
 from matterloop.agents.generator.diffusion.conditioning import (
     CATEGORICAL_LABELS,
@@ -30,7 +30,7 @@ from matterloop.agents.generator.diffusion.conditioning import (
     LabelTensors,
 )
 from matterloop.agents.generator.diffusion.dataset import Block, Example, PackedCrystals
-from matterloop.agents.generator.diffusion.pretraining_settings import DataSettings
+from matterloop.agents.generator.diffusion.pretraining.settings import DataSettings
 from matterloop.agents.generator.diffusion.representation import (
     RepresentationError,
     to_arrays,

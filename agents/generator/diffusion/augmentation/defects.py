@@ -18,8 +18,11 @@ from scipy.spatial import Voronoi
 
 from matterloop.agents.generator.cell_volume import ELEMENT_VOLUME_A3
 from matterloop.agents.generator.decorations import template_ions
-from matterloop.agents.generator.diffusion.element_swaps import is_known, substitution_table
-from matterloop.agents.generator.diffusion.supercells import random_supercell
+from matterloop.agents.generator.diffusion.augmentation.element_swaps import (
+    is_known,
+    substitution_table,
+)
+from matterloop.agents.generator.diffusion.augmentation.supercells import random_supercell
 from matterloop.agents.generator.ranking import (
     is_metallic,
     log_similarity,

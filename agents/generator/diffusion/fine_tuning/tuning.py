@@ -27,17 +27,20 @@ from matterloop.agents.generator.diffusion.composition.training import (
 from matterloop.agents.generator.diffusion.conditioning import LABELS
 from matterloop.agents.generator.diffusion.dataset import Example, PackedCrystals
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings
-from matterloop.agents.generator.diffusion.experience import (
+from matterloop.agents.generator.diffusion.fine_tuning.experience import (
     Lesson,
     effective_number,
     hold_out,
     known_labels,
     lessons,
 )
-from matterloop.agents.generator.diffusion.fine_tuning_sets import FineTuningSets
-from matterloop.agents.generator.diffusion.fine_tuning_settings import FineTuningSettings
-from matterloop.agents.generator.diffusion.new_labels import composition_start, geometry_start
-from matterloop.agents.generator.diffusion.replay import chosen_replay, drawn_replay
+from matterloop.agents.generator.diffusion.fine_tuning.new_labels import (
+    composition_start,
+    geometry_start,
+)
+from matterloop.agents.generator.diffusion.fine_tuning.replay import chosen_replay, drawn_replay
+from matterloop.agents.generator.diffusion.fine_tuning.settings import FineTuningSettings
+from matterloop.agents.generator.diffusion.fine_tuning.training_sets import FineTuningSets
 from matterloop.agents.generator.diffusion.training import TrainingError, train_geometry
 from matterloop.agents.generator.diffusion.weights import CARD_FILE, Weights, read, write
 from matterloop.loop.errors import FineTuningRefusedError, UsageError

@@ -32,15 +32,18 @@ from matterloop.agents.generator.diffusion.composition.training import (
     train_composition,
 )
 from matterloop.agents.generator.diffusion.network import GeometryNetwork
-from matterloop.agents.generator.diffusion.packing import (
+from matterloop.agents.generator.diffusion.pretraining.card import training_card
+from matterloop.agents.generator.diffusion.pretraining.packing import (
     PackedData,
     composition_examples,
     pack_structures,
 )
-from matterloop.agents.generator.diffusion.pretraining_settings import (
-    PretrainingSettings,
+from matterloop.agents.generator.diffusion.pretraining.record import (
+    TrainingRecord,
+    finite,
+    write_json,
 )
-from matterloop.agents.generator.diffusion.selection import (
+from matterloop.agents.generator.diffusion.pretraining.selection import (
     NetworkJudge,
     PackedReference,
     candidate_steps,
@@ -48,18 +51,15 @@ from matterloop.agents.generator.diffusion.selection import (
     score,
     validation_loss,
 )
+from matterloop.agents.generator.diffusion.pretraining.settings import (
+    PretrainingSettings,
+)
 from matterloop.agents.generator.diffusion.training import (
     Progress,
     TrainingError,
     TrainingSettings,
     new_network,
     train_geometry,
-)
-from matterloop.agents.generator.diffusion.training_card import training_card
-from matterloop.agents.generator.diffusion.training_record import (
-    TrainingRecord,
-    finite,
-    write_json,
 )
 from matterloop.agents.generator.diffusion.weights import (
     CARD_FILE,

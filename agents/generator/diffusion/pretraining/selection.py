@@ -23,7 +23,7 @@ from matterloop.agents.generator.diffusion.network import (
     GeometryNetwork,
     property_values,
 )
-from matterloop.agents.generator.diffusion.pretraining_settings import SelectionSettings
+from matterloop.agents.generator.diffusion.pretraining.settings import SelectionSettings
 from matterloop.agents.generator.diffusion.representation import (
     RepresentationError,
     to_arrays,

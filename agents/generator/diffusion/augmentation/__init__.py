@@ -1,0 +1,1 @@
+"""More crystals from known ones: supercells, strain, substitution, point defects."""

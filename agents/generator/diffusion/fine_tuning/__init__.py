@@ -1,0 +1,1 @@
+"""Learning from a campaign: reward-weighted denoising with replay of what the parent draws."""

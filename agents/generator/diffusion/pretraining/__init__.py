@@ -1,0 +1,1 @@
+"""Training from nothing: crystals in, weights with their card out, in resumable phases."""
