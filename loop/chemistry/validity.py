@@ -137,10 +137,11 @@ def closest_pair(structure: Structure) -> tuple[str, float, float] | None:
 
 def covalent_radii_A(structure: Structure) -> NDArray[np.float64]:  # noqa: N802  # A: Angstrom
     """Return the covalent radius of every atom, shape (n_atoms,)."""
-    return _radii_A(np.array(structure.atomic_numbers))
+    return element_radii_A(np.array(structure.atomic_numbers))
 
 
-def _radii_A(numbers: NDArray[np.int64]) -> NDArray[np.float64]:  # noqa: N802  # A: Angstrom
+def element_radii_A(numbers: NDArray[np.int64]) -> NDArray[np.float64]:  # noqa: N802  # A: Angstrom
+    """Return covalent radii by atomic number; beyond curium, where none are known, curium's."""
     from ase.data import covalent_radii
 
     radii = np.full(len(numbers), _HEAVIEST_RADIUS_A)
@@ -179,7 +180,7 @@ def check_volume(
     """Judge a volume per atom where no crystal is at hand; the verdict ``volume``."""
     numbers = np.array([element.Z for element in composition.elements])
     shares = np.array([composition.get_atomic_fraction(e) for e in composition.elements])
-    spheres = float((4 / 3 * np.pi * _radii_A(numbers) ** 3 * shares).sum())
+    spheres = float((4 / 3 * np.pi * element_radii_A(numbers) ** 3 * shares).sum())
     per_atom, relative = volume_A3_per_atom, volume_A3_per_atom / spheres
     (low, high), (loose, wide) = limits.volume_A3_per_atom, limits.relative_volume
     return Verdict(

@@ -101,4 +101,5 @@ def _repulsion(expected: Tensor, cell: Tensor, shortfall: Tensor) -> Tensor:
     way = shortest_way(moved[:, None, :, :] - moved[:, :, None, :]) @ cell[:, None]
     direction = way / way.norm(dim=-1, keepdim=True).clamp_min(1e-3)
     push = -(direction * shortfall[..., None]).sum(2)
-    return push @ torch.linalg.inv(cell)
+    shift: Tensor = push @ torch.linalg.inv(cell)
+    return shift

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from ase.data import covalent_radii
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from matterloop.agents.generator.diffusion.network import (
 )
 from matterloop.agents.generator.diffusion.path import shortest_way
 from matterloop.agents.generator.diffusion.representation import MAX_ATOMIC_NUMBER
+from matterloop.loop.chemistry.validity import element_radii_A
 
 CLOSEST = 0.76
 """Pairs nearer than this multiple of the sum of their covalent radii are penalised. In 1 % of
@@ -101,8 +102,10 @@ def closest_approach(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tenso
 
 def relative_distances(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
     """Return (batch, atoms, atoms) shortest distances over sums of covalent radii."""
-    radii = torch.tensor(
-        covalent_radii[: MAX_ATOMIC_NUMBER + 1], dtype=fractional.dtype, device=numbers.device
+    radii = torch.as_tensor(
+        element_radii_A(np.arange(MAX_ATOMIC_NUMBER + 1)),
+        dtype=fractional.dtype,
+        device=numbers.device,
     )[numbers]
     way = shortest_way(fractional[:, None, :, :] - fractional[:, :, None, :])
     return shortest_distances(way, cell)[0] / (radii[:, :, None] + radii[:, None, :])
