@@ -165,6 +165,18 @@ def test_weights_of_other_settings_are_refused(folder, tmp_path):
         read(tmp_path)
 
 
+def test_weights_on_another_device_leave_the_shared_ones_and_compositions_where_they_are(folder):
+    weights = read(folder)
+    moved = weights.to("meta")
+
+    def devices(network):
+        return {parameter.device.type for parameter in network.parameters()}
+
+    assert devices(moved.geometry) == {"meta"}
+    assert devices(weights.geometry) == devices(moved.composition) == {"cpu"}
+    assert weights.to("cpu") is weights
+
+
 class Trap:
     def __reduce__(self):
         return (pytest.fail, ("a pickle was opened",))

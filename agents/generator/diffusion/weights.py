@@ -7,10 +7,11 @@ Weights are read with safetensors only: a pickle can run code, and is never open
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -63,10 +64,13 @@ class Weights:
     sha256: str
 
     def to(self, device: torch.device | str) -> Weights:
-        """Move both networks to a device."""
-        return Weights(
-            self.geometry.to(device), self.composition.to(device), self.card, self.sha256
-        )
+        """Return weights whose geometry network lies on a device; these here stay where they are.
+
+        Compositions are drawn on the CPU: their network is small, and the draws are the same.
+        """
+        if next(self.geometry.parameters()).device == torch.device(device):
+            return self
+        return replace(self, geometry=copy.deepcopy(self.geometry).to(device))
 
 
 def write(
