@@ -190,6 +190,16 @@ def test_what_cannot_be_learned_from_is_refused():
         )  # fmt: skip
 
 
+def test_no_checkpoint_holds_weights_that_are_lost(tmp_path):
+    """The losses that the leader sees can be finite while another worker's were not."""
+    broken = start()
+    with torch.no_grad():
+        broken.element.weight[99] = math.nan  # no crystal holds einsteinium
+    with pytest.raises(TrainingError, match="weight is no longer finite"):
+        train_geometry(broken, DATA, FAST, seed=0, checkpoint=tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_labels_that_are_not_known_are_not_learned():
     """NaN stands for what is not known: it leaves the loss finite."""
     [example] = examples_of(labelled()[:1])[0]

@@ -250,7 +250,7 @@ class _Run:
                 each_step(progress)
             if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
                 sums, count = {}, 0
-                self._check(state.step, means)
+                self._check(state, means)
                 if watch is not None:
                     watch(progress, state.averaged)
                 if self.checkpoint is not None:
@@ -285,10 +285,13 @@ class _Run:
         _update(state, settings)
         return seen
 
-    def _check(self, step: int, means: dict[str, float]) -> None:
-        if not all(math.isfinite(value) for value in means.values()):
+    def _check(self, state: TrainingState, means: dict[str, float]) -> None:
+        """Let no checkpoint be written of what is lost; losses are those of this worker alone."""
+        if not all(math.isfinite(value) for value in means.values()) or not all(
+            bool(torch.isfinite(parameter).all()) for parameter in state.network.parameters()
+        ):
             raise TrainingError(
-                f"The loss is no longer finite at step {step}: {means}.",
+                f"The loss or a weight is no longer finite at step {state.step}: {means}.",
                 "finite labels and a learning rate that the network bears",
                 "lower the learning rate, or look for extreme labels and weights",
             )
