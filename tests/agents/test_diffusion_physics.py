@@ -8,7 +8,7 @@ from few_crystals import geometry_network, real_crystals
 
 from matterloop.agents.generator.diffusion.network import Prediction
 from matterloop.agents.generator.diffusion.physics import (
-    ExpectedCrystal,
+    Geometry,
     PenaltyWeights,
     closest_approach,
     critic_penalties,
@@ -69,10 +69,35 @@ def test_the_critic_finds_nothing_wrong_with_the_crystal_itself():
     critic = geometry_network(3)
     numbers = torch.tensor([[8, 12, 26]])
     places, lattice = torch.rand(1, 3, 3), torch.randn(1, 6)
-    cell = critic.to_cell(lattice, numbers)
-    expected = ExpectedCrystal(places, lattice, cell)
-    stability, properties = critic_penalties(critic, numbers, expected, (places, lattice))
+    crystal = Geometry(places, critic.to_cell(lattice, numbers))
+    stability, properties = critic_penalties(critic, numbers, crystal, crystal)
     assert (float(stability), float(properties)) == (0.0, 0.0)
+
+
+def test_a_critic_judges_the_crystal_and_not_how_another_network_writes_it_down():
+    critic, student, other = (geometry_network(seed) for seed in (3, 1, 1))
+    other.lattice_mean.fill_(0.2)
+    other.lattice_deviation.fill_(0.4)
+    numbers, places = torch.tensor([[8, 12, 26]]), torch.rand((1, 3, 3))
+    cell = student.to_cell(torch.full((1, 6), 0.5), numbers)
+    true = Geometry(places, 1.2 * cell)
+    found = [
+        penalties(
+            network,
+            critic,
+            PenaltyWeights(properties=1.0),
+            numbers=numbers,
+            noisy=places,
+            time=torch.ones(1),
+            prediction=Prediction(
+                torch.zeros((1, 3, 3)), network.to_lattice(cell, numbers), torch.zeros(1, 3)
+            ),
+            true=true,
+        )
+        for network in (student, other)
+    ]
+    assert float(found[0]) > 0
+    assert torch.allclose(*found, rtol=1e-3)
 
 
 def test_penalties_grow_along_the_path_and_reach_the_prediction_not_the_critic():
@@ -89,7 +114,7 @@ def test_penalties_grow_along_the_path_and_reach_the_prediction_not_the_critic()
         noisy=noisy,
         time=torch.tensor([0.5, 1.0]),
         prediction=Prediction(velocity, lattice, torch.zeros(2, 3)),
-        true=(noisy, torch.zeros(2, 6)),
+        true=Geometry(noisy, network.to_cell(torch.zeros(2, 6), numbers)),
     )
     half, full = found.tolist()
     assert 16 * half == pytest.approx(full, rel=1e-4)

@@ -13,7 +13,7 @@ from matterloop.agents.generator.diffusion.network import (
     property_scale,
 )
 from matterloop.agents.generator.diffusion.path import assign_noise, interpolate, noise
-from matterloop.agents.generator.diffusion.physics import penalties
+from matterloop.agents.generator.diffusion.physics import Geometry, penalties
 from matterloop.agents.generator.diffusion.training_settings import TrainingSettings
 
 
@@ -59,7 +59,7 @@ def losses(
             noisy=point.fractional,
             time=point.time,
             prediction=prediction,
-            true=(block.fractional, lattice),
+            true=Geometry(block.fractional, network.to_cell(lattice, block.numbers)),
         )
     return parts
 

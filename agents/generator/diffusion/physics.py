@@ -67,11 +67,10 @@ class PenaltyWeights(BaseModel):
         return bool(self.stability or self.properties)
 
 
-class ExpectedCrystal(NamedTuple):
-    """(batch, atoms, 3) coordinates, (batch, 6) standardised lattice, (batch, 3, 3) cell in A."""
+class Geometry(NamedTuple):
+    """(batch, atoms, 3) fractional coordinates and (batch, 3, 3) cells in Angstrom."""
 
     fractional: Tensor
-    lattice: Tensor
     cell: Tensor
 
 
@@ -81,12 +80,10 @@ def expected_crystal(
     fractional: Tensor,
     time: Tensor,
     prediction: Prediction,
-) -> ExpectedCrystal:
+) -> Geometry:
     """Return the finished crystal that a prediction implies."""
     finished = fractional + (1 - time)[:, None, None] * prediction.velocity
-    return ExpectedCrystal(
-        finished, prediction.lattice, network.to_cell(prediction.lattice, numbers)
-    )
+    return Geometry(finished, network.to_cell(prediction.lattice, numbers))
 
 
 def distance_penalty(numbers: Tensor, fractional: Tensor, cell: Tensor) -> Tensor:
@@ -122,23 +119,30 @@ def density_penalty(cell: Tensor, true_cell: Tensor) -> Tensor:
 def critic_penalties(
     critic: GeometryNetwork,
     numbers: Tensor,
-    expected: ExpectedCrystal,
-    true: tuple[Tensor, Tensor],
+    expected: Geometry,
+    true: Geometry,
 ) -> tuple[Tensor, Tensor]:
     """Return (batch,) penalties of stability and of properties, seen by a frozen network.
 
     Parameters
     ----------
     critic
-        A trained network whose parameters take no gradients; gradients reach `expected`.
+        A trained network whose parameters take no gradients; gradients reach `expected`. It
+        standardises cells as it learned to, whatever the network in training does.
     true
-        Coordinates and standardised lattice of the crystals themselves.
+        The crystals themselves.
     """
     now = torch.ones(len(numbers), device=numbers.device)
     null = LabelTensors.null(len(numbers)).to(numbers.device)
-    seen = critic(numbers, expected.fractional, expected.lattice, now, null).properties
+
+    def properties_of(crystal: Geometry) -> Tensor:
+        lattice = critic.to_lattice(crystal.cell, numbers)
+        seen: Tensor = critic(numbers, crystal.fractional, lattice, now, null).properties
+        return seen
+
+    seen = properties_of(expected)
     with torch.no_grad():
-        target = critic(numbers, *true, now, null).properties
+        target = properties_of(true)
     stability = torch.relu(seen[:, 1] - target[:, 1]) ** 2
     properties = ((seen - target)[:, [0, 2]] ** 2).mean(-1)
     return stability, properties
@@ -153,7 +157,7 @@ def penalties(
     noisy: Tensor,
     time: Tensor,
     prediction: Prediction,
-    true: tuple[Tensor, Tensor],
+    true: Geometry,
 ) -> Tensor:
     """Return (batch,) weighted sums of all penalties, scaled with time ** 4."""
     expected = expected_crystal(network, numbers, noisy, time, prediction)
@@ -163,9 +167,7 @@ def penalties(
             numbers, expected.fractional, expected.cell
         )
     if weights.density:
-        total = total + weights.density * density_penalty(
-            expected.cell, network.to_cell(true[1], numbers)
-        )
+        total = total + weights.density * density_penalty(expected.cell, true.cell)
     if weights.critical and critic is not None:
         stability, properties = critic_penalties(critic, numbers, expected, true)
         total = total + weights.stability * stability + weights.properties * properties
