@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from matterloop.agents.generator.diffusion.conditioning import LabelEmbedding, LabelTensors
+from matterloop.agents.generator.diffusion.path import shortest_way, without_drift
 from matterloop.agents.generator.diffusion.representation import (
     MAX_ATOMIC_NUMBER,
     decode_cell,
@@ -171,7 +172,7 @@ class GeometryNetwork(nn.Module):
         velocity = self.atom_velocity(hidden).float() + from_pairs
         summary = torch.cat([hidden.mean(1), context], dim=-1)
         return Prediction(
-            velocity - velocity.mean(dim=1, keepdim=True),
+            without_drift(velocity),
             self.lattice_head(summary).float(),
             self.property_head(summary).float(),
         )
@@ -222,8 +223,7 @@ def pair_features(
         6 x `harmonics` sines and cosines, `radial` Gaussians of the shortest distance, the vector
         inside the cell in units of 5 Angstrom; and the sines (harmonic, axis) alone.
     """
-    way = fractional[:, None, :, :] - fractional[:, :, None, :]
-    way = way - torch.floor(way + 0.5)
+    way = shortest_way(fractional[:, None, :, :] - fractional[:, :, None, :])
     sine, cosine = [torch.sin(2 * math.pi * way)], [torch.cos(2 * math.pi * way)]
     for _ in range(1, harmonics):
         sine.append(sine[-1] * cosine[0] + cosine[-1] * sine[0])
