@@ -11,20 +11,12 @@ from typing import Any
 import torch
 from pymatgen.core import Lattice, Structure
 
-from matterloop.agents.generator.diffusion.conditioning import LabelTensors
 from matterloop.agents.generator.diffusion.dataset import PackedCrystals
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings, draw_crystals
+from matterloop.agents.generator.diffusion.heads import predicted_properties
 from matterloop.agents.generator.diffusion.losses import losses
-from matterloop.agents.generator.diffusion.network import (
-    PROPERTIES,
-    GeometryNetwork,
-    property_values,
-)
+from matterloop.agents.generator.diffusion.network import PROPERTIES, GeometryNetwork
 from matterloop.agents.generator.diffusion.physics import CLOSEST, PenaltyWeights
-from matterloop.agents.generator.diffusion.representation import (
-    RepresentationError,
-    to_arrays,
-)
 from matterloop.agents.generator.diffusion.training_settings import TrainingSettings
 from matterloop.loop.chemistry.validity import closest_pair
 from matterloop.loop.dataset import LabelledStructure
@@ -56,7 +48,7 @@ def magnitudes(
     chance = torch.tensor([float(len(block)) for block in blocks])
     sums = dict.fromkeys((*PENALTIES, "rest"), 0.0)
     for batch in range(batches):
-        own = derive_seed(seed, "magnitude", batch) % 2**63
+        own = derive_seed(seed, "magnitude", batch)
         draw = torch.Generator().manual_seed(own)
         block = blocks[int(torch.multinomial(chance, 1, generator=draw))]
         block = block[torch.randint(len(block), (_ROWS,), generator=draw)]
@@ -136,7 +128,7 @@ def drawn(
                 drawing,
                 seeds=[derive_seed(task.seed, task.name, place) for place in places],
             )
-            judged = heads(base, [crystal.structure for crystal in crystals])
+            judged = predicted_properties(base, [crystal.structure for crystal in crystals])
             found = [
                 {
                     **looked_at(crystal.structure),
@@ -179,31 +171,6 @@ def structure_of(row: Mapping[str, Any]) -> Structure:
     """Return the crystal of a row."""
     content = row["structure"]
     return Structure(Lattice(content["lattice"]), content["species"], content["coords"])
-
-
-@torch.no_grad()
-def heads(
-    network: GeometryNetwork, structures: Sequence[Structure]
-) -> list[dict[str, float] | None]:
-    """Return what the property heads see in crystals; None where the cell cannot be reduced."""
-    result: list[dict[str, float] | None] = []
-    for structure in structures:
-        try:
-            crystal = to_arrays(structure)
-        except RepresentationError:
-            result.append(None)
-            continue
-        numbers = torch.from_numpy(crystal.numbers).long()[None]
-        lattice = torch.from_numpy(crystal.lattice).float()[None]
-        seen = network(
-            numbers,
-            torch.from_numpy(crystal.fractional).float()[None],
-            network.standardise(lattice),
-            torch.ones(1),
-            LabelTensors.null(1),
-        ).properties
-        result.append(dict(zip(PROPERTIES, property_values(seen)[0].tolist(), strict=True)))
-    return result
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,19 +14,15 @@ from matterloop.agents.generator.diffusion.composition.sampler import (
     SamplingOptions,
     draw_compositions,
 )
-from matterloop.agents.generator.diffusion.conditioning import LabelTensors
 from matterloop.agents.generator.diffusion.dataset import Block, PackedCrystals
 from matterloop.agents.generator.diffusion.drawing import DrawingSettings, draw_crystals
+from matterloop.agents.generator.diffusion.heads import predicted_properties
 from matterloop.agents.generator.diffusion.losses import losses
-from matterloop.agents.generator.diffusion.network import (
-    PROPERTIES,
-    GeometryNetwork,
-    property_values,
-)
+from matterloop.agents.generator.diffusion.network import GeometryNetwork
 from matterloop.agents.generator.diffusion.pretraining.settings import SelectionSettings
 from matterloop.agents.generator.diffusion.representation import (
-    RepresentationError,
-    to_arrays,
+    decode_cell,
+    length_scale,
     to_structures,
 )
 from matterloop.agents.generator.diffusion.sampler import SamplerSettings
@@ -175,31 +171,12 @@ class NetworkJudge:
     def __init__(self, network: GeometryNetwork) -> None:
         self._network = network
 
-    @torch.no_grad()
     def __call__(self, structures: Sequence[Structure]) -> list[float | None]:
         """Return eV/atom of every crystal; None where it cannot be represented."""
-        network = self._network
-        device = next(network.parameters()).device
-        column = PROPERTIES.index("energy_above_hull")
-        result: list[float | None] = []
-        for structure in structures:
-            try:
-                arrays = to_arrays(structure)
-            except RepresentationError:
-                result.append(None)
-                continue
-            numbers = torch.as_tensor(arrays.numbers, dtype=torch.long, device=device)[None]
-            places = torch.as_tensor(arrays.fractional, dtype=torch.float32, device=device)[None]
-            lattice = torch.as_tensor(arrays.lattice, dtype=torch.float32, device=device)[None]
-            seen = network(
-                numbers,
-                places,
-                network.standardise(lattice),
-                torch.ones(1, device=device),
-                LabelTensors.null(1).to(device),
-            )
-            result.append(float(property_values(seen.properties)[0, column]))
-        return result
+        return [
+            None if seen is None else seen["energy_above_hull"]
+            for seen in predicted_properties(self._network, structures)
+        ]
 
 
 @torch.no_grad()
@@ -222,8 +199,6 @@ def validation_loss(
 
 
 def _structure(block: Block, row: int) -> Structure:
-    from matterloop.agents.generator.diffusion.representation import decode_cell, length_scale
-
     numbers = block.numbers[row : row + 1]
     cell = decode_cell(block.lattice[row : row + 1], length_scale(numbers))
     return to_structures(numbers, block.fractional[row : row + 1], cell)[0]
