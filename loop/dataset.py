@@ -43,7 +43,7 @@ WORD_LABELS = ("crystal_system", "space_group", "method")
 Labels = Mapping[str, float | str]
 Part = Literal["train", "validation", "test"]
 
-_CRYSTAL_SYSTEMS = {
+CRYSTAL_SYSTEMS: Mapping[int, str] = {
     2: "triclinic",
     15: "monoclinic",
     74: "orthorhombic",
@@ -52,6 +52,7 @@ _CRYSTAL_SYSTEMS = {
     194: "hexagonal",
     230: "cubic",
 }
+"""Last space group of each crystal system, ascending."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def crystal_system_of(space_group: int) -> str:
     """
     if not 1 <= space_group <= 230:
         raise UsageError(f"There is no space group {space_group}.", "a number from 1 to 230")
-    return next(name for last, name in _CRYSTAL_SYSTEMS.items() if space_group <= last)
+    return next(name for last, name in CRYSTAL_SYSTEMS.items() if space_group <= last)
 
 
 def with_geometry_labels(item: LabelledStructure, *, symprec_A: float = 0.1) -> LabelledStructure:

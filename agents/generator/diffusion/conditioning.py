@@ -15,6 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from matterloop.loop.dataset import CRYSTAL_SYSTEMS
 from matterloop.loop.errors import UsageError
 
 
@@ -54,21 +55,10 @@ CONTINUOUS_LABELS: Mapping[str, ContinuousLabel] = {
 }
 """Soft conditions with a value. The last two are conditions of synthesis."""
 
-CRYSTAL_SYSTEMS = (
-    "triclinic",
-    "monoclinic",
-    "orthorhombic",
-    "tetragonal",
-    "trigonal",
-    "hexagonal",
-    "cubic",
-)
-_LAST_SPACE_GROUP = (2, 15, 74, 142, 167, 194, 230)
-
 SYNTHESIS_METHODS = ("solid-state", "sol-gel", "hydrothermal", "cvd", "other")
 
 CATEGORICAL_LABELS: Mapping[str, tuple[str, ...]] = {
-    "crystal_system": CRYSTAL_SYSTEMS,
+    "crystal_system": tuple(CRYSTAL_SYSTEMS.values()),
     "space_group": tuple(str(number) for number in range(1, 231)),
     "method": SYNTHESIS_METHODS,
 }
@@ -78,13 +68,6 @@ LABELS = (*CONTINUOUS_LABELS, *CATEGORICAL_LABELS)
 
 Labels = Mapping[str, float | str]
 """Label name to value (in its unit) or to one of the words of `CATEGORICAL_LABELS`."""
-
-
-def crystal_system_of(space_group: int) -> str:
-    """Return the crystal system of a space group number (1-230)."""
-    return CRYSTAL_SYSTEMS[
-        next(i for i, last in enumerate(_LAST_SPACE_GROUP) if space_group <= last)
-    ]
 
 
 @dataclass(frozen=True)
