@@ -281,6 +281,26 @@ def test_weights_of_examples_count() -> None:
     assert many > few + 0.3
 
 
+def test_a_weight_counts_the_same_whatever_else_is_in_the_batch() -> None:
+    """While nothing is learned, the loss of an epoch does not depend on how it is divided."""
+    examples = [e._replace(weight=9.0 if OX in e.numbers else 0.5) for e in _examples()]
+    losses = []
+    for size in (1, len(examples)):
+        steps = len(examples) // size
+        frozen = TRAINING.model_copy(
+            update={"batch_size": size, "steps": steps, "evaluate_every": steps,
+                    "learning_rate": 1e-12, "keep_any": 0.0}
+        )  # fmt: skip
+        train_composition(
+            examples,
+            SETTINGS.model_copy(update={"dropout": 0.0}),
+            frozen,
+            seed=1,
+            callback=lambda progress: losses.append(progress.training_nll),
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_fine_tuning_starts_from_a_network_and_leaves_it_alone(
     network: CompositionNetwork,
 ) -> None:

@@ -214,8 +214,8 @@ def _update(
         # Dropout knows no generator of its own.
         torch.manual_seed(derive_seed(seed, "composition", "dropout", step))
         nll = data.nll_of(state.network, batch, labels)
-    weights = data.weights[batch]
-    loss = (weights * nll).sum() / weights.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    # Not over the batch's own weights: that would let each example count more in poor company.
+    loss = (data.weights[batch] * nll).sum() / (len(batch) * data.weights.mean())
     state.descend(loss, training.gradient_norm, training.ema_decay)
     return float(loss.detach())
 
