@@ -212,7 +212,7 @@ def _data(
 def _tasks(
     base: Weights, test: Sequence[LabelledStructure], held_out: int, de_novo: int, seed: int
 ) -> list[Task]:
-    draw = torch.Generator().manual_seed(derive_seed(seed, "held-out") % 2**63)
+    draw = torch.Generator().manual_seed(derive_seed(seed, "held-out"))
     order = torch.randperm(len(test), generator=draw)[:held_out].sort().values.tolist()
     real = [item for i in order if len((item := test[i]).structure) <= 20]
     drawn_compositions = draw_compositions(
@@ -220,7 +220,7 @@ def _tasks(
         de_novo,
         ANYTHING,
         {},
-        generator=torch.Generator().manual_seed(derive_seed(seed, "compositions") % 2**63),
+        generator=torch.Generator().manual_seed(derive_seed(seed, "compositions")),
     ).compositions
     return [
         Task("held-out", [sorted(i.structure.atomic_numbers) for i in real], real, seed),

@@ -140,7 +140,7 @@ class TrainingState:
 def new_network(settings: NetworkSettings, data: PackedCrystals, *, seed: int) -> GeometryNetwork:
     """Return an untrained network that knows the statistics of the data's lattices."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "initial-weights") % 2**63)
+        torch.manual_seed(derive_seed(seed, "initial-weights"))
         network = GeometryNetwork(settings)
     mean, deviation = data.lattice_statistics()
     network.lattice_mean.copy_(mean)
@@ -273,7 +273,7 @@ class _Run:
         seen, crystals = [], 0
         for batch in range(members.rank, settings.batches_per_step, members.size):
             generator = torch.Generator().manual_seed(
-                derive_seed(self.seed, "step", state.step, batch) % 2**63
+                derive_seed(self.seed, "step", state.step, batch)
             )
             block = batches.draw(generator).to(self.device)
             parts = losses(state.network, block, settings, generator, critic=self.critic)

@@ -36,7 +36,7 @@ def drawn_replay(
     labels
         Names of the labels that the parent knows; others are not given.
     """
-    generator = torch.Generator().manual_seed(derive_seed(seed, "replay-compositions") % 2**63)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "replay-compositions"))
     compositions = draw_compositions(
         parent.composition,
         count,

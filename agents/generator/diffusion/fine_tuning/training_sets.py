@@ -71,9 +71,7 @@ def _losses(
     for block in PackedCrystals.pack(examples).blocks.values():
         for draw in range(_DRAWS):
             atoms = block.numbers.shape[1]
-            generator = torch.Generator().manual_seed(
-                derive_seed(seed, "evaluation", atoms, draw) % 2**63
-            )
+            generator = torch.Generator().manual_seed(derive_seed(seed, "evaluation", atoms, draw))
             parts = losses(geometry, block.to(device), settings, generator)
             total += float(torch.stack(list(parts.values())).sum())
     known = [
