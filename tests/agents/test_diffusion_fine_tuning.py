@@ -26,9 +26,10 @@ from matterloop.agents.generator.diffusion.fine_tuning.experience import (
 from matterloop.agents.generator.diffusion.fine_tuning.new_labels import geometry_start
 from matterloop.agents.generator.diffusion.fine_tuning.settings import FineTuningSettings
 from matterloop.agents.generator.diffusion.generator import DiffusionGenerator
-from matterloop.agents.generator.diffusion.weights import WeightsError, read
+from matterloop.agents.generator.diffusion.weights import FORMULAS_FILE, WeightsError, read
 from matterloop.loop.candidate import Conditions
 from matterloop.loop.errors import FineTuningRefusedError, UsageError
+from matterloop.loop.evaluation.novelty import formula_index, read_formula_index
 from matterloop.loop.protocols import FineTunable, Reloadable
 from matterloop.loop.selection import Observation, PoolItem, evidence_sha256
 from matterloop.loop.spec import SearchSpace
@@ -98,6 +99,21 @@ def test_a_challenger_is_written_with_its_pedigree(generator, tuned):
     assert challenger.sha256 != generator.describe().sha256
     assert not same(loaded.weights.geometry, generator.weights.geometry)
     assert not same(loaded.weights.composition, generator.weights.composition)
+
+
+def test_a_challenger_remembers_what_its_parent_learned_from_and_whom_to_name(tmp_path):
+    parent = tiny_generator(tmp_path / "parent", steps=2, composition_steps=2, replay_fraction=0.0)
+    (tmp_path / "parent" / FORMULAS_FILE).write_bytes(
+        formula_index([rock_salt("Li", "S")], "the parent's data")
+    )
+    card = {**parent.weights.card, "attribution": "Somebody, CC BY 4.0"}
+    parent.weights = replace(parent.weights, card=card)
+    parent.fine_tune(CAMPAIGN, seed=3, folder=tmp_path / "new")
+    challenger = parent.with_weights(tmp_path / "new")
+    assert challenger.weights.card["attribution"] == "Somebody, CC BY 4.0"
+    known = read_formula_index(challenger.training_formulas())
+    assert set(known.units) == {"LiS", "ClNa", "BrNa", "FNa", "ClLi", "FK"}
+    assert known.source == "the parent's data, campaign"
 
 
 def test_it_learns_what_was_good_and_remembers_what_was_replayed(tuned):

@@ -119,6 +119,8 @@ def test_mistakes_are_told(generator):
 def test_the_description_follows_weights_and_settings(generator, folder, tmp_path):
     same = DiffusionGenerator(generator.settings).describe()
     assert same == generator.describe()
+    busy = DiffusionGenerator(generator.settings.model_copy(update={"threads": 2})).describe()
+    assert busy == same
     more = DiffusionGenerator(generator.settings.model_copy(update={"steps": 4})).describe()
     write(tmp_path, geometry_network(9), composition_network(), {"version": "arbitrary"})
     other = DiffusionGenerator(generator.settings.model_copy(update={"weights": tmp_path}))

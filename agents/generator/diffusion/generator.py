@@ -129,8 +129,9 @@ class DiffusionGenerator:
         return tuple(name for name in LABELS if name in known)
 
     def describe(self) -> ModelRef:
-        """Name the model; the hash covers both networks and all settings but where it runs."""
-        config = self.settings.model_dump(mode="json", exclude={"weights", "device", "fine_tuning"})
+        """Name the model; the hash covers both networks and all settings of the draws."""
+        where = {"weights", "device", "threads"}
+        config = self.settings.model_dump(mode="json", exclude={*where, "fine_tuning"})
         return ModelRef(
             kind="generator",
             name="diffusion",
@@ -253,6 +254,7 @@ class DiffusionGenerator:
             self.settings.drawing.model_copy(update={"proposals": 1}),
             seed=seed,
             folder=folder,
+            formulas=self.training_formulas(),
         )
         return replace(self.with_weights(folder).describe(), metrics=tuned_metrics(weights))
 
@@ -315,9 +317,7 @@ class DiffusionGenerator:
             count,
             constraint,
             labels,
-            generator=torch.Generator().manual_seed(
-                derive_seed(seed, "composition", first) % 2**63
-            ),
+            generator=torch.Generator().manual_seed(derive_seed(seed, "composition", first)),
             options=SamplingOptions(
                 guidance_scale=guidance_scale,
                 temperature=settings.composition_temperature,

@@ -42,12 +42,24 @@ from matterloop.agents.generator.diffusion.fine_tuning.replay import chosen_repl
 from matterloop.agents.generator.diffusion.fine_tuning.settings import FineTuningSettings
 from matterloop.agents.generator.diffusion.fine_tuning.training_sets import FineTuningSets
 from matterloop.agents.generator.diffusion.training import TrainingError, train_geometry
-from matterloop.agents.generator.diffusion.weights import CARD_FILE, Weights, read, write
+from matterloop.agents.generator.diffusion.weights import (
+    CARD_FILE,
+    FORMULAS_FILE,
+    Weights,
+    read,
+    write,
+)
 from matterloop.loop.errors import FineTuningRefusedError, UsageError
+from matterloop.loop.evaluation.novelty import (
+    formula_entry,
+    formula_index_of,
+    read_formula_index,
+)
 from matterloop.loop.identifiers import content_hash, derive_seed
 from matterloop.loop.selection import Observation, evidence_sha256
 
 _FORMAT = 1
+_CAMPAIGN = ", campaign"
 
 
 def fine_tune(
@@ -58,6 +70,7 @@ def fine_tune(
     *,
     seed: int,
     folder: Path,
+    formulas: bytes | None = None,
 ) -> Weights:
     """Train a challenger and write its weights into `folder`; the parent is not changed.
 
@@ -70,6 +83,9 @@ def fine_tune(
         How replayed crystals are drawn.
     seed
         Everything random follows from it.
+    formulas
+        Index of formulas that the parent learned from (`matterloop.loop.evaluation.novelty`);
+        the challenger's lies beside its weights and holds the campaign's, too.
 
     Raises
     ------
@@ -126,12 +142,13 @@ def fine_tune(
             "a training that converges",
             "lower the learning rates of the generator's fine_tuning",
         ) from error
-    counts = [example.weight for example in sets.train]
+    after = sets.losses(geometry.eval(), composition, seed)
     card = {
         "version": f"{parent.card.get('version', 'unnamed')}-{mark[:8]}",
         "parent": parent.sha256,
         "labels": list(names),
         "licence": parent.card.get("licence", ""),
+        "attribution": parent.card.get("attribution", ""),
         "seed": seed,
         "data": {
             "candidates": [observation.item.candidate_id for observation in dataset],
@@ -140,13 +157,9 @@ def fine_tune(
         },
         "metrics": {
             "before": before,
-            "after": sets.losses(geometry.eval(), composition, seed),
-            "crystals": len(train),
-            "made": sum(lesson.made for lesson in train),
-            "compositions": len({lesson.formula for lesson in train}),
-            "effective_crystals": effective_number(counts),
+            "after": after,
+            **_numbers(train, sets),
             "held_out": len(held_out),
-            "replayed": len(sets.replay),
             "left_out": len(dataset) - len(found),
         },
         "cost": {
@@ -157,9 +170,33 @@ def fine_tune(
         },
         "fine_tuning": {"mark": mark, "settings": settings.model_dump(mode="json")},
     }
+    if formulas is not None:
+        (folder / FORMULAS_FILE).write_bytes(_with_campaign(formulas, dataset))
     written = write(folder, geometry, composition, card)
     shutil.rmtree(work)
     return written
+
+
+def _numbers(train: Sequence[Lesson], sets: FineTuningSets) -> dict[str, float]:
+    """Count what was learned from."""
+    return {
+        "crystals": len(train),
+        "made": sum(lesson.made for lesson in train),
+        "compositions": len({lesson.formula for lesson in train}),
+        "effective_crystals": effective_number([example.weight for example in sets.train]),
+        "replayed": len(sets.replay),
+    }
+
+
+def _with_campaign(formulas: bytes, dataset: Sequence[Observation]) -> bytes:
+    """Add the crystals of a campaign to an index of formulas."""
+    index = read_formula_index(formulas)
+    entries = {(formula, n) for formula, units in index.units.items() for n in units}
+    for observation in dataset:
+        with suppress(UsageError):  # no crystal that could be learned from
+            entries.add(formula_entry(observation.item.structure))
+    source = index.source if index.source.endswith(_CAMPAIGN) else index.source + _CAMPAIGN
+    return formula_index_of(entries, source)
 
 
 def _finished(folder: Path, mark: str) -> Weights:
