@@ -254,8 +254,11 @@ def _row(
         ),
     }
     above = [energy.above_hull_eV_per_atom for energy in energies] if energies else [None] * n
+    thin = [energy.thin for energy in energies] if energies else [False] * n
+    structural = [v.structural for v in judged]
     everything = [v.structural and v.compositional and v.physical for v in judged]
-    for prefix, valid in (("", [v.structural for v in judged]), ("valid_", everything)):
+    doubtful = [a and b for a, b in zip(structural, thin, strict=True)]
+    for prefix, valid in (("", structural), ("valid_", everything), ("thin_", doubtful)):
         flags = [
             SampleFlags(ok, u, novel[i] if novel is not None else False, above[i])
             for i, (ok, u) in enumerate(zip(valid, unique, strict=True))
@@ -266,7 +269,7 @@ def _row(
                 rates[f"stable_{limit:g}"] = counted.stable[limit] if energies else None
             computed = energies is not None and novel is not None
             rates[f"{prefix}sun_{limit:g}"] = counted.sun[limit] if computed else None
-    rates["thin"] = rate([energy.thin for energy in energies]) if energies else None
+    rates["thin"] = rate(thin) if energies else None
     rates["with_energy_above_hull"] = rate([e is not None for e in above]) if energies else None
     values = [value for value in above if value is not None]
     return Row(

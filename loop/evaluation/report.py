@@ -36,6 +36,8 @@ _LABELS: Mapping[str, str] = {
     "valid_sun_0": "S.U.N. and valid (<= 0)",
     "valid_sun_0.1": "S.U.N. and valid (<= 0.1)",
     "thin": "hull is thin there",
+    "thin_sun_0": "S.U.N. where the hull is thin (<= 0)",
+    "thin_sun_0.1": "S.U.N. where the hull is thin (<= 0.1)",
     "with_energy_above_hull": "has an energy above hull",
 }
 

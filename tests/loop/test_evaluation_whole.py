@@ -115,6 +115,21 @@ def test_energies_relaxations_and_going_on(tmp_path):
     assert evaluate(samples, again, tmp_path) == found
 
 
+def test_what_is_stable_only_for_want_of_phases_is_told(tmp_path):
+    samples, known = samples_of([salt()]), FormulaIndex({"MgO": [1]}, "by hand")
+    with ChgnetPotential() as potential:
+        full = ReferenceHull.shipped(potential.identity)
+        elements = [entry for e in ("Na", "Cl") for entry in full.for_elements([e]).entries]
+        bare = ReferenceHull(potential.identity, elements)
+        rates = [
+            evaluate(samples, Yardsticks(known, (), potential, hull, relax=False), tmp_path)
+            for hull in (full, bare)
+        ]
+    assert [count(found, "sun_0.1") for found in rates] == [1, 1]
+    assert [count(found, "thin_sun_0.1") for found in rates] == [0, 1]
+    assert count(rates[1], "thin_sun_0") == 1
+
+
 def test_a_potential_that_refuses_counts_against(tmp_path):
     samples = samples_of([salt(5.0, "At", "Fr"), salt()])
     with ChgnetPotential() as potential:
