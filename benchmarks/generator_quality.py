@@ -1,6 +1,10 @@
 """How good a generator's crystals are: ``python benchmarks/generator_quality.py --generator NAME``.
 
-De novo: samples without any wish, raw and relaxed, against a training set and held-out crystals.
+De novo: samples of nothing in particular, raw and relaxed, against the training part of the data
+and held-out crystals. What a generator does by itself stays on: `diffusion` asks for a low energy
+above hull with ``--guidance-scale``, and draws implausible compositions and colliding geometries
+again; the report holds its settings and how often it did. To see the networks alone:
+``--guidance-scale 0 --settings '{"plausible_only": false, "tries": 1}'``.
 Structure prediction: held-out crystals from their compositions, one sample for each, and the best
 of several on a subset. Prints tables, writes JSON. Everything that takes time is kept in the work
 folder as it comes: the same command goes on where it was interrupted, and ends with the same
@@ -14,6 +18,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,17 +92,18 @@ def main(
     held_out = read_held_out(data, part="test", limit=test_limit, seed=seed)
     result: dict[str, Any] = {
         "generator": {"plugin": generator, "name": model.name, "version": model.version,
-                      "sha256": model.sha256, "settings": dict(request.settings)},
+                      "sha256": model.sha256, "settings": dict(request.settings),
+                      "config": dict(model.config)},
         "seed": seed,
         "guidance_scale": guidance_scale,
         "search_space": {"chemsys": chemsys, "max_atoms": max_atoms},
         "data": data.name,
     }  # fmt: skip
     if n:
-        found, seconds = _de_novo(
+        found, sampling = _de_novo(
             request, plugin, held_out, data, work, relax=relax, workers=workers
         )
-        result["de_novo"] = {"sampling": seconds, **evaluation_json(found)}
+        result["de_novo"] = {"sampling": sampling, **evaluation_json(found)}
         _print_evaluation(found)
     if predict and isinstance(plugin, StructurePredictor):
         few = read_held_out(data, part="test", limit=min(subset, len(held_out)), seed=seed)
@@ -131,7 +137,7 @@ def _de_novo(
     *,
     relax: bool,
     workers: int,
-) -> tuple[Evaluation, dict[str, float | int]]:
+) -> tuple[Evaluation, dict[str, float | int | None]]:
     """Sample, or read the samples of an earlier run, and judge them."""
     watch = _Told()
     folder = work / "samples"
@@ -139,12 +145,14 @@ def _de_novo(
     done = generate_files(
         request, generator, folder, looker_on=lambda now, total: watch("samples", now, total)
     )
-    seconds: dict[str, float | int] = {
+    sampling: dict[str, float | int | None] = {
         "new": done.new,
         "wall_s": round(time.perf_counter() - wall, 2),
         "cpu_s": round(_cpu_s() - cpu, 2),
     }
-    made = [structure for entry, structure in read_folder(folder) if entry.draw < request.n]
+    entries = [pair for pair in read_folder(folder) if pair[0].draw < request.n]
+    sampling |= _redraws([entry.origin for entry, _ in entries])
+    made = [structure for _, structure in entries]
     potential = build("potentials", "chgnet", {"workers": workers}, None)
     try:
         yardsticks = Yardsticks(
@@ -159,7 +167,18 @@ def _de_novo(
         )
     finally:
         potential.close()
-    return found, seconds
+    return found, sampling
+
+
+def _redraws(origins: list[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    """Tell how many draws stand behind the samples, where the generator accounts for them."""
+    geometries = [n for origin in origins if (n := origin.get("geometries_drawn")) is not None]
+    if not geometries:
+        return {"geometries_per_sample": None, "kept_at_first_try": None}
+    return {
+        "geometries_per_sample": sum(geometries) / len(geometries),
+        "kept_at_first_try": geometries.count(1) / len(geometries),
+    }
 
 
 def _prediction(
