@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matterloop.loop.errors import UsageError
+from matterloop.loop.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -74,3 +75,35 @@ def writable_folder(folder: Path) -> Path:
             "choose another one with `--folder`, or change its permissions",
         ) from None
     return folder
+
+
+@contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder for this process; the folder itself is locked, no lock file lies in it.
+
+    On a file system without locks (some network ones) the user has to take care.
+
+    Parameters
+    ----------
+    doing
+        What another process does there, for the message: ``training in``.
+
+    Raises
+    ------
+    ConflictError
+        If another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"Another process is {doing} {str(folder)!r}.",
+                remedy="wait for it, or name another folder with `--out`",
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)

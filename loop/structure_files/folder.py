@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from matterloop.loop.identifiers import canonical_json, new_id
 from matterloop.loop.structure_files.formats import FileFormat, structure_from, structure_text
 from matterloop.loop.structure_files.index import INDEX, Entry, line_of, read_index, whole
 from matterloop.loop.structure_files.request import REQUEST, differences, foreign, read_request
-from matterloop.loop.workplace import writable_folder
+from matterloop.loop.workplace import locked_folder, writable_folder
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -81,7 +79,7 @@ class StructureFolder:
         """
         writable_folder(folder)
         asked = {**json.loads(canonical_json(request)), "n": n}
-        with _locked(folder):
+        with locked_folder(folder, "writing structures into"):
             before = read_request(folder)
             if before is None:
                 if (folder / INDEX).exists():
@@ -206,25 +204,6 @@ def read_folder(folder: Path) -> Iterator[tuple[Entry, Structure]]:
             stream.seek(entry.offset)
             text = stream.read(entry.bytes if file_format is FileFormat.EXTXYZ else -1)
         yield entry, structure_from(text.decode(), file_format)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # The folder itself is locked: a lock file would be one more thing to explain in it.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(
-                f"Another process is writing structures into {str(folder)!r}.",
-                remedy="wait for it, or name another folder with `--out`",
-            ) from None
-        except OSError:
-            pass  # a file system without locks (some network ones): the user has to take care
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: Path, data: bytes) -> None:

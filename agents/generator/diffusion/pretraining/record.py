@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ from typing import Any
 from matterloop.loop.errors import ConflictError, UsageError
 from matterloop.loop.identifiers import canonical_json
 from matterloop.loop.structure_files.request import differences
-from matterloop.loop.workplace import writable_folder
+from matterloop.loop.workplace import locked_folder, writable_folder
 
 REQUEST_FILE, STATE_FILE, LOSSES_FILE = "request.json", "state.json", "losses.jsonl"
 WORK_FOLDER = "training"
@@ -51,7 +50,7 @@ class TrainingRecord:
         """
         writable_folder(folder)
         work = folder / WORK_FOLDER
-        with _locked(folder):
+        with locked_folder(folder, "training in"):
             before = _read(work / REQUEST_FILE)
             asked = json.loads(canonical_json(request))
             if before is None:
@@ -204,21 +203,3 @@ def _refuse_foreign(folder: Path) -> None:
                 "an empty folder, or one that the same request began",
                 "name another folder with `--out`",
             )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(
-                f"Another process is training in {str(folder)!r}.",
-                remedy="wait for it, or name another folder with `--out`",
-            ) from None
-        except OSError:
-            pass  # a file system without locks: the user has to take care
-        yield
-    finally:
-        os.close(descriptor)
