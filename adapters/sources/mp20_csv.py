@@ -7,19 +7,16 @@ there are any ``formation_energy_per_atom``, ``e_above_hull`` (eV/atom), ``band_
 
 from __future__ import annotations
 
-import csv
-import gzip
 import multiprocessing
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from matterloop.adapters.sources.crystal import NotACrystalError, as_labels, crystal_in_cif
+from matterloop.loop.chemistry.known import rows_of_csv
 from matterloop.loop.dataset import LabelledStructure
-from matterloop.loop.errors import UsageError
 from matterloop.loop.sources import Unreadable
 
 _CHUNK = 64
@@ -59,38 +56,16 @@ class Mp20Csv:
 
     def read(self) -> Iterator[LabelledStructure | Unreadable]:
         """See `StructureSource`: in the order of the file."""
-        rows = ((self._path.name, number, row) for number, row in enumerate(self._rows(), start=1))
+        rows = (
+            (self._path.name, number, row)
+            for number, row in enumerate(rows_of_csv(self._path), start=1)
+        )
         if self._processes == 1:
             yield from map(_entry, rows)
             return
         # Not forked: the caller may hold threads of torch.
         with multiprocessing.get_context("spawn").Pool(self._processes) as pool:
             yield from pool.imap(_entry, rows, chunksize=_CHUNK)
-
-    def _rows(self) -> Iterator[Mapping[str, str]]:
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a CIF is longer than csv's default
-        try:
-            with _opened(self._path) as stream:
-                reader = csv.DictReader(stream)
-                columns = list(reader.fieldnames or ())
-                if "cif" not in columns:
-                    raise UsageError(
-                        f"{self._path} has the columns {', '.join(columns) or '(none)'}.",
-                        "a column named cif, and best material_id, as MP-20 has them",
-                    )
-                yield from reader
-        except FileNotFoundError:
-            raise UsageError(f"There is no file {self._path}.", "a CSV file") from None
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(
-                f"{self._path} cannot be read: {error}.", "CSV text, plain or gzip"
-            ) from None
-
-
-def _opened(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
 
 
 def _entry(task: tuple[str, int, Mapping[str, str]]) -> LabelledStructure | Unreadable:

@@ -187,19 +187,31 @@ def cifs_in_csv(path: Path) -> Iterator[tuple[str, str]]:
     Raises
     ------
     UsageError
+        As `rows_of_csv`.
+    """
+    for number, row in enumerate(rows_of_csv(path), start=1):
+        yield row.get("material_id") or f"{path.name}:{number}", row["cif"] or ""
+
+
+def rows_of_csv(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV, plain or compressed with gzip, that has a column ``cif``.
+
+    Raises
+    ------
+    UsageError
         If the file is missing or unreadable, or lacks the column.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a CIF is longer than csv's default field
     try:
         with _opened(path) as stream:
             reader = csv.DictReader(stream)
-            if "cif" not in (reader.fieldnames or ()):
+            columns = list(reader.fieldnames or ())
+            if "cif" not in columns:
                 raise UsageError(
-                    f"{path} has the columns {', '.join(reader.fieldnames or ()) or '(none)'}.",
-                    "a column named cif, and best another named material_id",
+                    f"{path} has the columns {', '.join(columns) or '(none)'}.",
+                    "a column named cif, and best material_id, as MP-20 has them",
                 )
-            for number, row in enumerate(reader, start=1):
-                yield row.get("material_id") or f"{path.name}:{number}", row["cif"] or ""
+            yield from reader
     except FileNotFoundError:
         raise UsageError(
             f"There is no file {path}.", "a CSV file or a folder of CIF files"
