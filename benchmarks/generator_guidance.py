@@ -13,16 +13,14 @@ Samples and judgements are kept in the work folder: the same command goes on whe
 from __future__ import annotations
 
 import os
-import platform
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from circumstances import Circumstances
 from guidance_report import UNITS, plot_guidance, print_guidance
 from independent_regressor import Regressor, fit, mark, read_table
 from pymatgen.core import Lattice, Structure
@@ -114,7 +112,7 @@ def main(
         )
         raise typer.Exit(2)
     work = work or out.with_name(f"{out.stem}-work")
-    load_before, start = os.getloadavg(), time.perf_counter()
+    circumstances = Circumstances(workers, PACKAGES)
     generator = DiffusionGenerator(
         DiffusionSettings(weights=weights, steps=steps, energy_above_hull=None)
     )
@@ -141,18 +139,12 @@ def main(
         "symprec_A": SYMPREC_A,
         "regressors": judges.errors(),
         "points": points,
-        "wall_s": round(time.perf_counter() - start, 1),
-        "workers": workers,
-        "cores": os.cpu_count(),
-        "load_before": load_before,
-        "load_after": os.getloadavg(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        **circumstances.facts(),
     }  # fmt: skip
     write_json(out, result)
     print_guidance(result)
     plot_guidance(result, out.with_suffix(".png"))
-    print(f"\nload before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}; report: {out}")
+    print(f"\n{circumstances}; report: {out}")
 
 
 class Samples:

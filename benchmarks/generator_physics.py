@@ -12,15 +12,14 @@ own folder with a checkpoint; the same command goes on where it was interrupted.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from circumstances import Circumstances
 from physics_after import Energies, after_the_network, energy_facts
 from physics_measurements import (
     PENALTIES,
@@ -103,7 +102,7 @@ def main(
         raise typer.BadParameter(f"no arm {', '.join(strange)}; there are {', '.join(ARMS)}")
     torch.set_num_threads(1)
     work = work or out.with_name(f"{out.stem}-work")
-    load_before, start = os.getloadavg(), time.perf_counter()
+    circumstances = Circumstances(workers, PACKAGES)
     base = load_shipped() if weights is None else read(weights)
     packed, test = _data(data, work, workers, seed)
     training = TrainingSettings(
@@ -157,18 +156,12 @@ def main(
         "drawing": plain.model_dump(mode="json"),
         "arms": found,
         "after": after,
-        "wall_s": round(time.perf_counter() - start, 1),
-        "workers": workers,
-        "cores": os.cpu_count(),
-        "load_before": load_before,
-        "load_after": os.getloadavg(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        **circumstances.facts(),
     }
     write_json(out, result)
     print_physics(result)
     plot_physics(result, out.with_suffix(".png"))
-    print(f"\nload before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}; report: {out}")
+    print(f"\n{circumstances}; report: {out}")
 
 
 def _data(

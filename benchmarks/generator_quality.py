@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from circumstances import Circumstances
 from rich.console import Console
 
 from matterloop.loop.candidate import Conditions
@@ -85,8 +84,7 @@ def main(
         seed=seed,
         file_format=FileFormat.EXTXYZ,
     )
-    load_before = os.getloadavg()
-    start = time.perf_counter()
+    circumstances = Circumstances(workers, PACKAGES)
     plugin = build_generator(request)
     model = plugin.describe()
     held_out = read_held_out(data, part="test", limit=test_limit, seed=seed)
@@ -115,17 +113,9 @@ def main(
     elif predict:
         result["prediction"] = f"{generator} does not predict crystals of a given composition"
         print(f"\n{result['prediction']}")
-    result |= {
-        "wall_s": round(time.perf_counter() - start, 1),
-        "workers": workers,
-        "cores": os.cpu_count(),
-        "load_before": load_before,
-        "load_after": os.getloadavg(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-    }
+    result |= circumstances.facts()
     write_json(out, result)
-    print(f"\nload before {load_before[0]:.1f}, after {os.getloadavg()[0]:.1f}; report: {out}")
+    print(f"\n{circumstances}; report: {out}")
 
 
 def _de_novo(
