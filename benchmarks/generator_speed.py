@@ -1,10 +1,11 @@
 """CPU time per crystal, ours beside Chemeleon-DNG: ``python benchmarks/generator_speed.py``.
 
-Both get the composition and give coordinates and cell (structure prediction), on one thread, each
-in a fresh process; building the models and a first pass are outside of the clock. Chemeleon-DNG has
-random weights, which cost what trained ones do, and its published size and 256 steps; without
-``--chemeleon-python`` (or the package beside Matterloop) that arm is left out. Prints tables,
-writes JSON and a plot of the cost against number of atoms and batch size.
+Both get the composition and give a crystal (structure prediction), on one thread, each in a fresh
+process; ours draws again where atoms collide, as users have it, and that counts. Building the
+models and a first pass are outside of the clock. Chemeleon-DNG has random weights, which cost what
+trained ones do, and its published size and 256 steps; without ``--chemeleon-python`` (or the
+package beside Matterloop) that arm is left out. Prints tables, writes JSON and a plot of the cost
+against number of atoms and batch size.
 """
 
 from __future__ import annotations

@@ -72,30 +72,31 @@ def _diffusion(_: str) -> tuple[dict[str, Any], Draw, Draw]:
         CompositionSettings,
     )
     from matterloop.agents.generator.diffusion.composition.sampler import sample_compositions
-    from matterloop.agents.generator.diffusion.conditioning import LabelTensors
+    from matterloop.agents.generator.diffusion.drawing import DrawingSettings, draw_crystals
     from matterloop.agents.generator.diffusion.network import GeometryNetwork, NetworkSettings
-    from matterloop.agents.generator.diffusion.sampler import SamplerSettings, sample_geometry
+    from matterloop.agents.generator.diffusion.sampler import SamplerSettings
     from matterloop.agents.generator.diffusion.weights import WeightsError, load_shipped
 
     try:
         shipped = load_shipped()
         geometry, compositions, weights = shipped.geometry, shipped.composition, shipped.sha256
+        tries = DrawingSettings().tries
     except WeightsError:
         torch.manual_seed(0)
         geometry = GeometryNetwork(NetworkSettings()).eval()
         compositions = CompositionNetwork(CompositionSettings()).eval()
-        weights = "untrained, no weights are shipped yet"
+        weights, tries = "untrained, no weights are shipped yet", 1
 
     def draw(batch: list[int], job: Job, seed: int) -> object:
         if job.get("compositions"):
             generator = torch.Generator().manual_seed(seed)
             return sample_compositions(compositions, len(batch), generator=generator)
         guided = job.get("guidance", 0.0)
-        return sample_geometry(
+        return draw_crystals(
             geometry,
-            torch.tensor([_atoms(size) for size in batch]),
-            SamplerSettings(steps=job["steps"]),
-            labels=LabelTensors.encode([{"band_gap": 1.4}] * len(batch)) if guided else None,
+            [_atoms(size) for size in batch],
+            DrawingSettings(sampler=SamplerSettings(steps=job["steps"]), tries=tries),
+            labels={"band_gap": 1.4} if guided else None,
             guidance_scale=guided,
             seeds=range(seed, seed + len(batch)),
         )
