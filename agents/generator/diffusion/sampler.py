@@ -4,8 +4,8 @@ Departures from the plain ordinary differential equation, all optional:
 
 - *annealing* (FlowMM, Miller et al. 2024): late coordinate velocities are multiplied by
   :math:`1 + s\,t`, which pulls atoms onto their sites;
-- *churn*: noise is added to the coordinates on the way (Karras et al. 2022, arXiv:2206.00364), for
-  exploration;
+- *churn*: noise is added to the coordinates on the way, for exploration. Not all of what Karras et
+  al. (2022, arXiv:2206.00364) call so: time is not set back, so the noise is not accounted for;
 - *collisions* are resolved on the way, see `collisions`.
 """
 
