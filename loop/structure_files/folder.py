@@ -60,6 +60,8 @@ class StructureFolder:
     ) -> Iterator[Self]:
         """Begin a folder, or go on with one that was begun with the same request.
 
+        A request that gave no crystal, a mistaken one say, does not keep the folder from others.
+
         Parameters
         ----------
         request
@@ -84,16 +86,17 @@ class StructureFolder:
             if before is None:
                 if (folder / INDEX).exists():
                     raise foreign(folder, INDEX)
-            else:
-                found = differences(before, asked, ignore={"n"} if extendable else ())
-                if found:
+            elif found := differences(before, asked, ignore={"n"} if extendable else ()):
+                if (folder / INDEX).exists() and (folder / INDEX).stat().st_size:
                     raise ConflictError(
                         f"The folder {str(folder)!r} holds structures of another request:"
                         f" {'; '.join(found)}.",
                         "the request that began it, or another folder",
                         "name another folder with `--out`",
                     )
-                asked["n"] = max(n, int(before["n"])) if extendable else n
+                cls(folder, FileFormat(before["format"]), {})._clean()
+            elif extendable:
+                asked["n"] = max(n, int(before["n"]))
             if asked != before:
                 text = json.dumps(asked, indent=2, ensure_ascii=False, sort_keys=True)
                 _write(folder / REQUEST, f"{text}\n".encode())

@@ -219,6 +219,13 @@ def test_foreign_folders_and_two_at_once_are_refused(table, whole, tmp_path):
         pretrain(request(table, whole), changed)
 
 
+def test_a_training_that_never_found_its_data_does_not_keep_the_folder(table, tmp_path, whole):
+    with pytest.raises(UsageError):
+        pretrain(request(tmp_path / "nowhere.csv", tmp_path), SETTINGS)
+    pretrain(request(table, tmp_path), SETTINGS)
+    assert read(tmp_path).sha256 == read(whole).sha256
+
+
 def test_a_judge_from_outside_decides(table, tmp_path):
     def judge(structures):
         return [9.0 for _ in structures]

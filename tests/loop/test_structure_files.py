@@ -139,6 +139,20 @@ def test_another_request_is_refused_with_what_differs(tmp_path):
     assert len(list(read_folder(tmp_path))) == 1
 
 
+def test_a_request_that_gave_nothing_does_not_keep_the_folder(tmp_path):
+    with StructureFolder.open(tmp_path, request(), n=4) as opened:
+        assert opened.entries == {}
+    (tmp_path / "0001-BaTiO3.cif").write_text("killed before its line was written")
+    other = request("json", seed=8)
+    with StructureFolder.open(tmp_path, other, n=1) as opened:
+        opened.add(0, crystal(), FACTS)
+    assert [entry.file for entry, _ in read_folder(tmp_path)] == ["0001-BaTiO3.json"]
+    assert not list(tmp_path.glob("*.cif"))
+    assert json.loads((tmp_path / "request.json").read_text()) == {**other, "seed": 8, "n": 1}
+    with pytest.raises(ConflictError), StructureFolder.open(tmp_path, request(), n=4):
+        pass
+
+
 def test_more_may_be_asked_for_only_where_draws_do_not_depend_on_it(tmp_path):
     fill(tmp_path, "cif", range(2), n=2)
     with (

@@ -57,12 +57,15 @@ class TrainingRecord:
                 _refuse_foreign(folder)
                 writable_folder(work)
                 write_json(work / REQUEST_FILE, asked)
-            elif found := differences(before, asked, ignore=()):
+            elif (found := differences(before, asked, ignore=())) and _finished_any(work):
                 raise ConflictError(
                     f"The folder {str(folder)!r} holds another training: {'; '.join(found)}.",
                     "the request that began it, or another folder",
                     "name another folder with `--out`",
                 )
+            elif found:  # a mistaken request that did not even find its data
+                (work / STATE_FILE).unlink(missing_ok=True)
+                write_json(work / REQUEST_FILE, asked)
             yield cls(work, _read(work / STATE_FILE) or {"finished": {}, "cost": {}})
 
     def finished(self, phase: str) -> dict[str, Any] | None:
@@ -193,6 +196,10 @@ def _read(path: Path) -> dict[str, Any] | None:
             "name another folder with `--out`",
         ) from None
     return dict(value)
+
+
+def _finished_any(work: Path) -> bool:
+    return bool((_read(work / STATE_FILE) or {"finished": {}})["finished"])
 
 
 def _refuse_foreign(folder: Path) -> None:
