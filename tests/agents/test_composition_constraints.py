@@ -15,6 +15,7 @@ from matterloop.agents.generator.diffusion.composition import (
     CompositionNetwork,
     CompositionSettings,
     SamplingOptions,
+    is_plausible,
     sample_compositions,
 )
 from matterloop.agents.generator.diffusion.composition.descriptors import element_ranks
@@ -212,6 +213,16 @@ def test_formulas_are_drawn_in_whole_units_of_allowed_size() -> None:
     assert all(constraint.holds(c) for c in drawn)
     # Equal chances for the formulas, however unlike their likelihoods: 150 +- 4 deviations.
     assert 115 < sum(BA in c for c in drawn) < 185
+
+
+def test_a_formula_that_was_demanded_is_not_questioned() -> None:
+    formula = CompositionConstraint.formula("Ba2O")
+    assert not is_plausible((OX, BA, BA))
+    options = SamplingOptions(plausible_only=True)
+    drawn = sample_compositions(
+        NETWORK, 5, formula, generator=torch.Generator().manual_seed(0), options=options
+    )
+    assert all(formula.holds(c) for c in drawn)
 
 
 def test_a_formula_beyond_the_trained_size_is_left_out_and_alone_refused() -> None:

@@ -42,6 +42,8 @@ from matterloop.loop.selection import Observation
 from matterloop.loop.training import TrainingRequest
 
 _FIRST_CHUNK, _LARGEST_CHUNK = 16, 128
+MAX_GUIDANCE_SCALE = 100
+"""Far beyond what is of use; larger ones overflow."""
 
 
 class DiffusionSettings(BaseModel):
@@ -70,7 +72,8 @@ class DiffusionSettings(BaseModel):
     composition_temperature
         Below 1 the likely compositions become likelier.
     plausible_only
-        Whether compositions that are neither charge-neutral nor alloys are drawn again.
+        Whether compositions that are neither charge-neutral nor alloys are drawn again; formulas
+        that the search space names are not questioned.
     cost_weight, supply_weight
         How strongly dear and scarce elements are avoided.
     fine_tuning
@@ -162,11 +165,12 @@ class DiffusionGenerator:
         start: int = 0,
     ) -> Iterator[Candidate]:
         """Yield crystals number `start` to `n` - 1, drawn in the chunks of `chunks`."""
-        if n < 0 or start < 0 or not 0 <= guidance_scale < float("inf"):
+        if n < 0 or start < 0 or not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
             raise UsageError(
                 f"The generator was asked for n = {n} from {start} with guidance scale"
                 f" {guidance_scale}.",
-                "none of them below zero",
+                f"none of them below zero, and a guidance scale of {MAX_GUIDANCE_SCALE} at the"
+                " most; above 5 or so crystals get worse",
             )
         labels = self._labels(conditions)
         constraint = CompositionConstraint.from_search_space(conditions.search_space)

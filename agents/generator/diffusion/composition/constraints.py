@@ -173,7 +173,8 @@ class CompositionConstraint:
         if self.min_elements > 1 or self.max_elements < _EVERYTHING:
             most = min(self.max_elements, MAX_ATOMIC_NUMBER)
             parts.append(f"{self.min_elements} to {most} elements")
-        parts.append(f"{self.min_atoms} to {min(self.max_atoms, max_atoms)} atoms")
+        most = max(self.min_atoms, min(self.max_atoms, max_atoms))
+        parts.append(f"{self.min_atoms} to {most} atoms")
         return "; ".join(parts)
 
 

@@ -49,7 +49,8 @@ class SamplingOptions:
     cost_weight, supply_weight
         How strongly dear and scarce elements are avoided; see `element_supply.supply_bias`.
     plausible_only
-        Draw again what is neither charge-neutral nor metallic (`plausibility`).
+        Draw again what is neither charge-neutral nor metallic (`plausibility`). Formulas that a
+        constraint names are not questioned.
     oversampling
         Draws per composition kept, at the most, where a constraint bites; 1 masks only.
     formulas_by_likelihood
@@ -127,6 +128,7 @@ def draw_compositions(
     network.eval()
     guidance = Guidance(network, labels or {}, options.guidance_scale)
     source = (_Formulas if constraint.formulas else _Free)(network, constraint, guidance, options)
+    questioned = options.plausible_only and not constraint.formulas
     kept: list[Composition] = []
     drawn = 0
     for _ in range(_ROUNDS):
@@ -138,14 +140,15 @@ def draw_compositions(
             if len(kept) == n:
                 break
             drawn += 1
-            if not options.plausible_only or is_plausible(composition):
+            if not questioned or is_plausible(composition):
                 kept.append(composition)
     if len(kept) < n:
         raise UsageError(
             f"Of {drawn} compositions drawn only {len(kept)} are plausible, {n} are wanted"
             f" ({constraint.described(network.settings.max_atoms)}).",
             "a search space that holds charge-neutral compounds or alloys",
-            "relax the constraints, or allow implausible compositions",
+            "relax the constraints, lower a guidance scale that is far above 1, or set"
+            " `plausible_only` to false",
         )
     return CompositionDraws(kept, drawn)
 
