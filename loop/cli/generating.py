@@ -38,7 +38,11 @@ def generate(
     ] = None,
     formula: Annotated[
         list[str] | None,
-        typer.Option(help="Exactly this composition. May be repeated.", rich_help_panel=_HARD),
+        typer.Option(
+            help="Exactly this composition, in any number of formula units (see --atoms). May be"
+            " repeated.",
+            rich_help_panel=_HARD,
+        ),
     ] = None,
     elements: Annotated[
         str | None, typer.Option(help="Any of these elements: Ba,Ti,O.", rich_help_panel=_HARD)
@@ -122,7 +126,10 @@ def generate(
         typer.Option(help="Folder to fill. Default: generated/SYSTEM.", rich_help_panel=_FILES),
     ] = None,
     file_format: Annotated[
-        str, typer.Option("--format", help="cif, json, poscar or extxyz.", rich_help_panel=_FILES)
+        str,
+        typer.Option(
+            "--format", help="cif, json (pymatgen), poscar or extxyz.", rich_help_panel=_FILES
+        ),
     ] = "cif",
     trajectory: Annotated[
         bool,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WORDS = ("space_group", "crystal_system", "method")
 """Targets that are words even where they look like numbers."""
+NEVER_NEGATIVE = ("band_gap", "density", "energy_above_hull")
 MAX_ELEMENTS = 10
 """What a search space admits at the most."""
 
@@ -83,7 +84,7 @@ def targets(named: Mapping[str, float | str | None], more: Sequence[str]) -> dic
     Raises
     ------
     UsageError
-        If one is named twice, is no number where it must be, or names no space group.
+        If one is named twice, is no number where it must be, names no space group, or cannot be.
     """
     given = {name: value for name, value in named.items() if value is not None}
     wishes: dict[str, float | str] = {}
@@ -94,7 +95,24 @@ def targets(named: Mapping[str, float | str | None], more: Sequence[str]) -> dic
             wishes[name] = str(value)
         else:
             wishes[name] = _number(name, value)
+    _agree(wishes)
     return wishes
+
+
+def _agree(wishes: Mapping[str, float | str]) -> None:
+    """Refuse a crystal system that the space group does not belong to."""
+    from matterloop.loop.dataset import crystal_system_of
+
+    group, system = wishes.get("space_group"), wishes.get("crystal_system")
+    if group is None or system is None:
+        return
+    own = crystal_system_of(int(group))
+    if system != own:
+        raise UsageError(
+            f"Space group {group} is {own}, and the crystal system asked for is {system!r}.",
+            "wishes that one crystal can fulfil",
+            "leave one of them out",
+        )
 
 
 def _number(name: str, value: float | str) -> float:
@@ -104,6 +122,8 @@ def _number(name: str, value: float | str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"The target {name} is {value!r}.", "a finite number")
+    if number < 0 and name in NEVER_NEGATIVE:
+        raise UsageError(f"The target {name} is {number:g}.", "0 or more")
     return number
 
 

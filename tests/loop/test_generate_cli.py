@@ -106,6 +106,8 @@ def test_the_request_lies_beside_the_structures(matterloop, tmp_path):
         ("--target band_gap", ["NAME=VALUE"]),
         ("--target density=heavy", ["density", "'heavy'", "finite number"]),
         ("--space-group 231", ["'231'", "1 to 230"]),
+        ("--space-group Pm-3m --crystal-system trigonal", ["221 is cubic", "'trigonal'"]),
+        ("--density -2", ["density is -2", "0 or more"]),
         ("--space-group Zzz", ["'Zzz'"]),
         ("--generator oracle", ["There is no generator named 'oracle'", "substitution"]),
         ("--generator substitution --steps 5", ["'substitution'", "steps"]),
