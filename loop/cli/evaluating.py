@@ -122,6 +122,8 @@ def evaluate(
     """Measure generated crystals. The same command goes on where it was interrupted."""
     if (generator is None) == (structures is None):
         raise UsageError("Give what is evaluated.", "either --generator or --structures")
+    if not guidance_scale < float("inf"):
+        raise UsageError(f"The guidance scale is {guidance_scale}.", "a number, not below 0")
     if predict and (generator is None or test is None):
         raise UsageError(
             "--predict lets a generator find held-out crystals.", "--generator and --test with it"

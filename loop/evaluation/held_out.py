@@ -9,6 +9,7 @@ from matterloop.loop.chemistry.known import KnownCrystals
 from matterloop.loop.dataset import part_of
 from matterloop.loop.errors import UsageError
 from matterloop.loop.evaluation.novelty import is_parsed_late, reduced_formula
+from matterloop.loop.evaluation.samples import sample_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def read_held_out(
     address: str | Path, *, part: Part | None = None, limit: int | None = None, seed: int = 0
 ) -> list[Structure]:
-    """Read held-out crystals.
+    """Read held-out crystals; what is disordered, empty or not finite is passed over.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def read_held_out(
             for item in read_structures(address)
             if part is None or part_of(item.reduced_formula) == part
         ]
-    found = [structure for structure in found if structure.is_ordered and len(structure)]
+    found = [structure for structure in found if sample_of("", structure).structure is not None]
     if not found:
         raise UsageError(f"{str(address)!r} holds no crystal{f' of the {part} part' * bool(part)}.")
     if limit is None or limit >= len(found):

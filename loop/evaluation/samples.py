@@ -15,6 +15,7 @@ from matterloop.loop.chemistry.matching import require_crystal
 from matterloop.loop.errors import UsageError
 from matterloop.loop.identifiers import content_hash
 from matterloop.loop.ledger.structures import structure_content
+from matterloop.loop.structure_files import REQUEST, read_folder
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -54,7 +55,8 @@ def read_samples(address: str | Path) -> list[Sample]:
     Parameters
     ----------
     address
-        See `matterloop.loop.sources`.
+        See `matterloop.loop.sources`; or a folder that ``matterloop generate`` filled, in any
+        format.
 
     Raises
     ------
@@ -64,6 +66,10 @@ def read_samples(address: str | Path) -> list[Sample]:
     from matterloop.loop.plugins import calling
     from matterloop.loop.sources import Unreadable, open_source
 
+    folder = Path(address)
+    if (folder / REQUEST).is_file() and not any(folder.glob("*.cif")):
+        with calling("sources", str(address)):
+            return [sample_of(entry.file, structure) for entry, structure in read_folder(folder)]
     source = open_source(address)
     samples = []
     with calling("sources", str(address)):

@@ -65,6 +65,7 @@ def test_a_folder_of_somebodys_cifs(tmp_path):
         (("--structures", "nowhere.cif"), ("nowhere.cif",)),
         (("--generator", "crystal-ball"), ("no generator", "substitution")),
         (("--structures", "x", "--predict"), ("--generator and --test",)),
+        (("--generator", "diffusion", "--guidance-scale", "inf"), ("guidance scale is inf",)),
     ],
 )
 def test_mistakes_are_told(tmp_path, words, parts):

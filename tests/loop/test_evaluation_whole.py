@@ -8,15 +8,18 @@ from pymatgen.core import Lattice, Structure
 
 from matterloop.adapters.potentials.chgnet import ChgnetPotential
 from matterloop.loop.calculation import PotentialIdentity, RelaxOptions
+from matterloop.loop.candidate import ModelRef
 from matterloop.loop.evaluation.definitions import DEFINITIONS
 from matterloop.loop.evaluation.evaluation import Evaluation, Yardsticks, evaluate
+from matterloop.loop.evaluation.held_out import read_held_out
 from matterloop.loop.evaluation.novelty import (
     FormulaIndex,
     ReferenceStructures,
 )
 from matterloop.loop.evaluation.report import evaluation_json, evaluation_notes, write_json
-from matterloop.loop.evaluation.samples import Sample, samples_of
+from matterloop.loop.evaluation.samples import Sample, read_samples, samples_of
 from matterloop.loop.hull import ReferenceHull
+from matterloop.loop.structure_files import Facts, FileFormat, StructureFolder
 
 
 def salt(a: float = 5.64, cation: str = "Na", anion: str = "Cl") -> Structure:
@@ -72,6 +75,24 @@ def test_every_rate_has_all_samples_as_denominator(tmp_path):
     assert {name: count(found, name) for name in expected} == expected
     assert found.relaxed is None
     assert "lower bound" in " ".join(evaluation_notes(found))
+
+
+@pytest.mark.parametrize("file_format", list(FileFormat))
+def test_what_generate_wrote_is_read_whatever_its_format(tmp_path, file_format):
+    facts = Facts(0, ModelRef("generator", "toy", "1", "ab" * 32))
+    with StructureFolder.open(tmp_path, {"format": file_format}, n=2) as folder:
+        for draw, a in enumerate((5.6, 5.7)):
+            folder.add(draw, salt(a), facts)
+    volumes = [sample.structure.volume for sample in read_samples(tmp_path)]
+    assert volumes == pytest.approx([5.6**3 / 4, 5.7**3 / 4])
+
+
+def test_held_out_crystals_without_finite_places_are_passed_over(tmp_path):
+    text = salt(5.6).to(fmt="cif")
+    (tmp_path / "whole.cif").write_text(text)
+    (tmp_path / "odd.cif").write_text(text.replace(" 0.5", " nan"))
+    assert len(read_samples(tmp_path)) == 2
+    assert len(read_held_out(tmp_path)) == 1
 
 
 def test_without_yardsticks_nothing_is_claimed(tmp_path):
