@@ -95,7 +95,7 @@ class PluginFailedError(MatterloopError):
     def __init__(self, group: str, name: str, reason: str) -> None:
         super().__init__(
             f"The plugin {name!r} of group {group!r} failed: {reason}.",
-            remedy="repair it and run the campaign again; it goes on where it stands",
+            remedy="repair it and give the same command again; it goes on where it stands",
         )
 
 
