@@ -353,7 +353,7 @@ class CampaignSpec(_Frozen):
     conditions: SynthesisConditions = SynthesisConditions()
     budget: Budget
     batch_size: int = Field(default=4, ge=1, le=1000)
-    generator: GeneratorChoice = GeneratorChoice(name="substitution")
+    generator: GeneratorChoice = GeneratorChoice(name="diffusion")
     critic: PluginChoice = PluginChoice(name="physical")
     potential: PluginChoice = PluginChoice(name="chgnet")
     screening: Screening = Screening()

@@ -24,7 +24,7 @@ characterizers: [virtual-pycnometer]
 def test_minimal_campaign_gets_defaults():
     spec = parse_spec(MINIMAL)
     assert spec.search_space.allowed_elements == ("Na", "Cl")
-    assert (spec.generator.name, spec.potential.name) == ("substitution", "chgnet")
+    assert (spec.generator.name, spec.potential.name) == ("diffusion", "chgnet")
     assert spec.seed == 0
 
 
