@@ -71,7 +71,8 @@ class PluginNotFoundError(MatterloopError):
     exit_code = 2
 
     def __init__(self, group: str, name: str, installed: Sequence[str]) -> None:
-        noun = group.rpartition(".")[2].removesuffix("s")
+        nouns = group.rpartition(".")[2]
+        noun = f"{nouns[:-3]}y" if nouns.endswith("ies") else nouns.removesuffix("s")
         super().__init__(
             f"There is no {noun} named {name!r}.",
             f"one of {', '.join(sorted(installed)) or 'none (none is installed)'}",

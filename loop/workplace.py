@@ -72,7 +72,7 @@ def writable_folder(folder: Path) -> Path:
         raise UsageError(
             f"Cannot write into the folder {str(folder)!r}: {error.strerror}.",
             "a folder that this user may write",
-            "choose another one, or change its permissions",
+            "choose another one by `--out` or `--folder`, or change its permissions",
         ) from None
     return folder
 

@@ -76,7 +76,10 @@ def _root(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.yaml"),
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="File to write. Default: campaign.yaml; for a recipe, its own name."),
+    ] = None,
     example: Annotated[
         str, typer.Option(help="Example to start from; `list` names them.")
     ] = "li-p-s-cl",
@@ -90,6 +93,8 @@ def init(
         return
     if example not in known:
         raise UsageError(f"There is no example {example!r}.", f"one of {', '.join(known)}")
+    is_recipe = example in recipe_files()
+    path = path or Path(f"{example}.yaml" if is_recipe else "campaign.yaml")
     if path.exists():
         raise UsageError(
             f"{str(path)!r} exists already.", "a new file", "name another one or remove it"
@@ -98,7 +103,9 @@ def init(
         path.write_text(known[example].read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"Cannot write {str(path)!r}: {error.strerror}.") from None
-    begin = f"run {path}" if example in example_files() else f"train generator --config {path}"
+    begin = (
+        f"train generator --data FILE --config {path} --out FOLDER" if is_recipe else f"run {path}"
+    )
     print(f"Wrote {path}. Change it, then: matterloop {begin}")
 
 

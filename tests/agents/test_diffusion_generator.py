@@ -162,6 +162,9 @@ def test_weights_of_other_settings_are_refused(folder, tmp_path):
     card_file.write_text(json.dumps(card))
     with pytest.raises(WeightsError, match="does not fit"):
         read(tmp_path)
+    card_file.write_text(json.dumps({**card, "format": 99}))
+    with pytest.raises(WeightsError, match="of format 99"):
+        read(tmp_path)
     card_file.write_text("{}")
     with pytest.raises(WeightsError, match="no readable weights"):
         read(tmp_path)

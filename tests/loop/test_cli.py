@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from matterloop.loop.examples import example_files
+from matterloop.loop.examples import example_files, recipe_files
 
 SALTS = """
 name: salts
@@ -62,6 +62,13 @@ def test_init_writes_a_file_that_is_not_overwritten(tmp_path):
     refused(matterloop("init", "b.yaml", "--example", "gold", cwd=tmp_path), 2, "li-p-s-cl")
 
 
+def test_a_recipe_is_written_under_its_own_name(tmp_path):
+    done = matterloop("init", "--example", "train-generator", cwd=tmp_path)
+    assert "--config train-generator.yaml --out" in done.stdout
+    recipe = recipe_files()["train-generator"]
+    assert (tmp_path / "train-generator.yaml").read_text() == recipe.read_text()
+
+
 def test_wrong_campaign_file(tmp_path):
     (tmp_path / "aim.yaml").write_text(SALTS.replace("cycles: 1", "cycles: some"))
     done = matterloop("run", "aim.yaml", cwd=tmp_path)
@@ -81,6 +88,7 @@ def test_missing_campaign_file(tmp_path):
         ("potential: gap", "potential"),
         ("generator: {name: oracle}", "generator"),
         ("selector: dice", "selector"),
+        ("approval: perhaps", "policy"),
     ],
 )
 def test_unknown_plugin_is_named_with_what_is_installed(tmp_path, change, noun):

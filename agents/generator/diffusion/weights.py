@@ -130,6 +130,12 @@ def read(folder: Path) -> Weights:
             f"{CARD_FILE}, {GEOMETRY_FILE} and {COMPOSITION_FILE}",
             advice,
         ) from error
+    if card.get("format") != _FORMAT:
+        raise WeightsError(
+            f"The weights in {folder} are of format {card.get('format')!r}.",
+            f"format {_FORMAT}",
+            "update Matterloop if they are newer, or train again",
+        )
     networks: list[nn.Module] = [GeometryNetwork(settings[0]), CompositionNetwork(settings[1])]
     for name, network in zip((GEOMETRY_FILE, COMPOSITION_FILE), networks, strict=True):
         path = folder / name
