@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -121,7 +122,11 @@ def _bars() -> Iterator[Watch]:
 
 
 def _figures(progress: TrainingProgress) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
+    return ", ".join(
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.3f}"
+        for name, value in progress.figures.items()
+        if not math.isnan(value)  # a held-out part that is empty has no loss
+    )
 
 
 def _duration(seconds: float) -> str:

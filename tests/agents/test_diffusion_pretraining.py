@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_the_command_trains_a_generator_that_obeys(matterloop, table, tmp_path):
     code, out, err = matterloop(*words, "--out", "w", "--device", "cpu")
     assert (code, out.splitlines()[0][:14]) == (0, "diffusion tiny")
     assert "geometry: 8 of 8 steps; velocity" in err
+    assert re.search(r"reading data: \d+ of \d+ crystals; train \d+, validation \d+, test \d+", err)
     card = json.loads((tmp_path / "w" / "card.json").read_text())
     assert (card["licence"], card["attribution"], card["seed"]) == ("CC BY 4.0", "made up", 0)
     data = card["data"]

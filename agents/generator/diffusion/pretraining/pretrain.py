@@ -75,6 +75,7 @@ from matterloop.loop.training import TrainingProgress, TrainingRequest
 
 _PACKED_FILE, _COMPOSITION_FILE = "packed.safetensors", "composition.safetensors"
 _READING_TOLD_EVERY = 50
+_TOLD_OF_DATA = ("train", "validation", "test", "left_out", "unreadable")
 
 
 def pretrain(request: TrainingRequest, settings: PretrainingSettings) -> Weights:
@@ -159,7 +160,9 @@ class _Pretraining:
         data.save(path, self.mark)
         facts = {**data.facts, "unreadable": len(report.unreadable)}
         self.record.finish("prepare", facts)
-        self._tell("reading data", data.facts["read"], data.facts["read"], unit="crystals")
+        told = {name.replace("_", " "): facts[name] for name in _TOLD_OF_DATA}
+        read = facts["read"]
+        self._tell("reading data", read, read, unit="crystals", figures=told, kept=True)
         return data
 
     def composition(self, data: PackedData) -> CompositionNetwork:
