@@ -83,6 +83,37 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path, stop_at):
     assert not torch.equal(weights(train_geometry(start(), DATA, FAST, seed=6)), weights(whole))
 
 
+def forgetful() -> GeometryNetwork:
+    settings = TINY.model_copy(update={"descriptors": True, "element_dropout": 0.5, "dropout": 0.2})
+    return new_network(settings, DATA, seed=0)
+
+
+def test_dropout_is_drawn_from_the_seed_and_leaves_torchs_generator_alone():
+    torch.manual_seed(1)
+    first = train_geometry(forgetful(), DATA, FAST, seed=5)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    second = train_geometry(forgetful(), DATA, FAST, seed=5)
+    assert torch.equal(weights(first), weights(second))
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_trained_network_with_dropout_predicts_the_same_twice():
+    trained = train_geometry(forgetful(), DATA, FAST, seed=5)
+    block = next(iter(DATA.blocks.values()))
+    args = (
+        block.numbers,
+        block.fractional,
+        trained.standardise(block.lattice),
+        torch.ones(len(block)),
+        block.labels,
+    )
+    assert torch.equal(trained(*args).velocity, trained(*args).velocity)
+    trained.train()
+    assert not torch.equal(trained(*args).lattice, trained(*args).lattice)
+
+
 def test_no_checkpoint_stands_that_nobody_was_told_of(tmp_path):
     file = tmp_path / "checkpoint"
 

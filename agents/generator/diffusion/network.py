@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from matterloop.agents.generator.diffusion.composition.descriptors import (
+    DESCRIPTORS,
+    element_descriptors,
+)
 from matterloop.agents.generator.diffusion.conditioning import LabelEmbedding, LabelTensors
 from matterloop.agents.generator.diffusion.path import shortest_way, without_drift
 from matterloop.agents.generator.diffusion.representation import (
@@ -44,6 +48,13 @@ class NetworkSettings(BaseModel):
         Frequencies of the fractional differences.
     radial
         Gaussians of the shortest distance, between 0 and `cutoff_A`.
+    descriptors
+        Whether atoms are told what the periodic table says about their element, so that what is
+        learned of one element carries over to its neighbours.
+    element_dropout
+        Share of crystals whose atoms know the descriptors of their elements only, in training.
+    dropout
+        Of the atoms' features, in training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +64,9 @@ class NetworkSettings(BaseModel):
     harmonics: int = Field(default=4, ge=1, le=16)
     radial: int = Field(default=20, ge=4, le=128)
     cutoff_A: float = Field(default=8.0, gt=1, le=20)
+    descriptors: bool = False
+    element_dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Prediction(NamedTuple):
@@ -85,6 +99,7 @@ class GeometryNetwork(nn.Module):
 
     lattice_mean: Tensor
     lattice_deviation: Tensor
+    table: Tensor
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -92,12 +107,17 @@ class GeometryNetwork(nn.Module):
         width = settings.width
         pair_width = 6 * settings.harmonics + settings.radial + 3
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
+        if settings.descriptors:
+            self.descriptor = nn.Linear(DESCRIPTORS, width)
+            self.register_buffer("table", element_descriptors().clone(), persistent=False)
         self.size = nn.Embedding(_LONGEST_CELL + 1, width)
         self.labels = LabelEmbedding(width)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.cell = nn.Linear(6, width)
         self.context = nn.Linear(width, width)
-        self.blocks = nn.ModuleList(MessageBlock(width, pair_width) for _ in range(settings.depth))
+        self.blocks = nn.ModuleList(
+            MessageBlock(width, pair_width, settings.dropout) for _ in range(settings.depth)
+        )
         self.final = nn.LayerNorm(width)
         self.atom_velocity = nn.Linear(width, 3)
         self.pair_velocity = nn.Linear(width, 3 * settings.harmonics)
@@ -162,7 +182,7 @@ class GeometryNetwork(nn.Module):
                 self.time(time_features(time)) + self.cell(lattice) + self.labels(labels) + size
             )
         )
-        hidden = self.element(numbers)
+        hidden = self._elements(numbers)
         message = pairs.features
         for block in self.blocks:
             hidden, message = block(hidden, pairs.features, context)
@@ -178,11 +198,24 @@ class GeometryNetwork(nn.Module):
         )
 
 
+    def _elements(self, numbers: Tensor) -> Tensor:
+        """Return (batch, atoms, width) features of the elements."""
+        own: Tensor = self.element(numbers)
+        if not self.settings.descriptors:
+            return own
+        if self.training and self.settings.element_dropout:
+            known = torch.rand((len(numbers), 1, 1), device=numbers.device)
+            own = own * (known >= self.settings.element_dropout)
+        described: Tensor = self.descriptor(self.table[numbers])
+        return own + described
+
+
 class MessageBlock(nn.Module):
     """One round of messages between all pairs; the context scales, shifts and gates it (adaLN)."""
 
-    def __init__(self, width: int, pair_width: int) -> None:
+    def __init__(self, width: int, pair_width: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 3 * width)
         self.sender = nn.Linear(width, width, bias=False)
@@ -202,7 +235,7 @@ class MessageBlock(nn.Module):
         message = self.pair(pairs) + self.receiver(inner)[:, :, None] + self.sender(inner)[:, None]
         message = silu(self.message(silu(message)))
         update = silu(self.update(torch.cat([inner, message.mean(2)], dim=-1)))
-        return hidden + gate * self.output(update), message
+        return hidden + gate * self.output(self.dropout(update)), message
 
 
 def pair_features(

@@ -79,8 +79,8 @@ class TrainingState:
         device: torch.device | str = "cpu",
     ) -> TrainingState:
         """Start from a network, which is copied."""
-        live = copy.deepcopy(network).to(device).requires_grad_(True)
-        averaged = copy.deepcopy(network).to(device)
+        live = copy.deepcopy(network).to(device).train().requires_grad_(True)
+        averaged = copy.deepcopy(network).to(device).eval()
         averaged.requires_grad_(False)
         matrices = [p for p in live.parameters() if p.ndim >= 2]
         vectors = [p for p in live.parameters() if p.ndim < 2]
@@ -276,7 +276,10 @@ class _Run:
                 derive_seed(self.seed, "step", state.step, batch)
             )
             block = batches.draw(generator).to(self.device)
-            parts = losses(state.network, block, settings, generator, critic=self.critic)
+            # Dropout draws from torch's own generators: they are set for this batch alone.
+            with torch.random.fork_rng(devices=_gpus(self.device)):
+                torch.manual_seed(derive_seed(self.seed, "dropout", state.step, batch))
+                parts = losses(state.network, block, settings, generator, critic=self.critic)
             share = len(block) / (batches.mean_size * settings.batches_per_step)
             (torch.stack(list(parts.values())).sum(0).mean() * share).backward()  # type: ignore[no-untyped-call]
             crystals += len(block)
@@ -295,6 +298,10 @@ class _Run:
                 "finite labels and a learning rate that the network bears",
                 "lower the learning rate, or look for extreme labels and weights",
             )
+
+
+def _gpus(device: torch.device | str) -> list[torch.device]:
+    return [torch.device(device)] if torch.device(device).type == "cuda" else []
 
 
 def _update(state: TrainingState, settings: TrainingSettings) -> None:
