@@ -175,7 +175,7 @@ def test_plausibility_that_cannot_be_had_is_told(network: CompositionNetwork) ->
         draw_compositions(
             network,
             2,
-            CompositionConstraint.formula("Zn3O"),
+            CompositionConstraint.system("Zn", "O", exact=True).with_atoms(5),
             generator=_generator(),
             options=SamplingOptions(plausible_only=True),
         )

@@ -94,6 +94,8 @@ def team(follow: Callable[[Team], None], workers: int) -> Iterator[Team]:
             for process, _ in followers:
                 process.join(60)
         except RuntimeError as error:
+            for process, _ in followers:
+                process.join(1)  # the connection breaks a moment before the process has ended
             if any(process.exitcode for process, _ in followers):
                 raise WorkerDiedError from error
             raise
