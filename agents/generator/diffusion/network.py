@@ -197,7 +197,6 @@ class GeometryNetwork(nn.Module):
             self.property_head(summary).float(),
         )
 
-
     def _elements(self, numbers: Tensor) -> Tensor:
         """Return (batch, atoms, width) features of the elements."""
         own: Tensor = self.element(numbers)
