@@ -20,7 +20,7 @@ from torch import Tensor
 from matterloop.agents.generator.diffusion.path import shortest_way
 from matterloop.agents.generator.diffusion.physics import relative_distances
 
-_REINSERT_FROM, _REPEL_FROM, _UNTIL = 0.3, 0.7, 0.97
+_REINSERT_FROM, _REPEL_FROM = 0.3, 0.7
 _JITTER = 0.02
 
 
@@ -33,8 +33,8 @@ class CollisionSettings(BaseModel):
         Times 0.3 to 0.7: pairs nearer than this multiple of the sum of their covalent radii are
         split by a new place for one of them. 0 switches it off.
     repel_below
-        Times 0.7 to 0.97: pairs nearer than this are pushed apart. 0 switches it off. In crystals
-        of the Materials Project with at most 20 atoms, no pair is nearer than 0.65.
+        From time 0.7 on, after every step, pairs nearer than this are pushed apart. 0 switches it
+        off. In crystals of the Materials Project with at most 20 atoms no pair is nearer than 0.65.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ def keep_apart(
     atoms = numbers.shape[1]
     rough = _REINSERT_FROM <= time < _REPEL_FROM
     limit = settings.reinsert_below if rough else settings.repel_below
-    if atoms == 1 or limit == 0 or not _REINSERT_FROM <= time <= _UNTIL:
+    if atoms == 1 or limit == 0 or time < _REINSERT_FROM:
         return fractional
     itself = torch.eye(atoms, dtype=torch.bool, device=numbers.device)
     ratio = relative_distances(numbers, expected, cell).masked_fill(itself, torch.inf)

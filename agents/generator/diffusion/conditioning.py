@@ -127,17 +127,16 @@ class LabelTensors:
         """Move to a device."""
         return LabelTensors(self.continuous.to(device), self.categorical.to(device))
 
-    def dropped(
-        self, keep_any: float, keep_each: float, generator: torch.Generator
-    ) -> LabelTensors:
+    def dropped(self, keep_any: float, generator: torch.Generator) -> LabelTensors:
         """Forget labels at random, for classifier-free guidance.
+
+        How large a share of its labels a crystal keeps is uniform between none and all: one label
+        alone is asked for as often as all together, and must be learned as well.
 
         Parameters
         ----------
         keep_any
             Probability that a crystal keeps labels at all.
-        keep_each
-            Probability of each label to be kept where any is.
         """
         batch = len(self)
 
@@ -145,8 +144,9 @@ class LabelTensors:
             return torch.rand((batch, columns), generator=generator)
 
         some = draw(1) < keep_any
-        numbers = some & (draw(self.continuous.shape[1]) < keep_each)
-        words = some & (draw(self.categorical.shape[1]) < keep_each)
+        share = draw(1)
+        numbers = some & (draw(self.continuous.shape[1]) < share)
+        words = some & (draw(self.categorical.shape[1]) < share)
         return LabelTensors(
             torch.where(numbers.to(self.continuous.device), self.continuous, torch.nan),
             torch.where(words.to(self.categorical.device), self.categorical, 0),

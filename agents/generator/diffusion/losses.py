@@ -28,7 +28,7 @@ def losses(
     """Return the weighted parts of the loss of each crystal of a block, (crystals,) each."""
     device = block.numbers.device
     batch, atoms = block.numbers.shape
-    labels = block.labels.dropped(settings.keep_any_label, settings.keep_each_label, generator)
+    labels = block.labels.dropped(settings.keep_any_label, generator)
     time = torch.rand(batch, generator=generator)
     start, lattice_noise = noise(batch, atoms, generator)
     if settings.assign_noise and atoms > 1:

@@ -34,7 +34,7 @@ class TrainingSettings(BaseModel):
         Of the averaged weights, which are the result.
     clip_norm
         Largest norm of the gradient.
-    keep_any_label, keep_each_label
+    keep_any_label
         See `LabelTensors.dropped`.
     assign_noise
         Whether noise is assigned to atoms of the same element by the shortest paths.
@@ -61,7 +61,6 @@ class TrainingSettings(BaseModel):
     ema_decay: float = Field(default=0.9995, ge=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
     keep_any_label: float = Field(default=0.5, ge=0, le=1)
-    keep_each_label: float = Field(default=0.5, ge=0, le=1)
     assign_noise: bool = True
     velocity_weight: float = Field(default=10.0, gt=0)
     lattice_weight: float = Field(default=1.0, gt=0)

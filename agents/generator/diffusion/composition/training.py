@@ -70,8 +70,8 @@ class CompositionTraining(BaseModel):
         Of AdamW; warm-up in updates, gradients clipped to the norm.
     ema_decay
         Of the averaged weights that are validated and returned.
-    keep_any, keep_each
-        Probability that a composition keeps labels at all, and each of them where it does.
+    keep_any
+        Probability that a composition keeps labels at all; see `LabelTensors.dropped`.
     evaluate_every
         Updates between two looks at the validation set.
     patience
@@ -88,7 +88,6 @@ class CompositionTraining(BaseModel):
     gradient_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
     keep_any: float = Field(default=0.7, ge=0, le=1)
-    keep_each: float = Field(default=0.5, ge=0, le=1)
     evaluate_every: int = Field(default=100, ge=1)
     patience: int = Field(default=6, ge=1)
 
@@ -205,7 +204,7 @@ def _update(
     step = state.step
     generator = torch.Generator().manual_seed(derive_seed(seed, "composition", "batch", step))
     batch = data.batch(step, training.batch_size, seed)
-    labels = data.labels[batch].dropped(training.keep_any, training.keep_each, generator)
+    labels = data.labels[batch].dropped(training.keep_any, generator)
     warm = min(1.0, (step + 1) / (training.warmup + 1))
     fall = (1 + math.cos(math.pi * step / training.steps)) / 2
     state.set_learning_rate(training.learning_rate * warm * fall)
